@@ -9,6 +9,7 @@ quantity that the data do not determine is ``None``, never a number that looks l
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -243,7 +244,9 @@ def _draws(
     """Return the statistic in ``n_boot`` resamples of the entities; none for one entity."""
     if n_entities < 2:
         return np.empty(0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        # Undefined draws are counted and told apart by _percentile, not warned about.
+        warnings.simplefilter("ignore", scipy_stats.DegenerateDataWarning)
         result = scipy_stats.bootstrap(
             (np.arange(n_entities),),
             statistic,
