@@ -1,0 +1,285 @@
+"""Every figure: valid, described, responsive, inside its frame, and readable without colour."""
+
+import itertools
+import json
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from twohop_lib import charts
+from twohop_lib.errors import TwohopError
+from twohop_lib.readouts import gap
+
+MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross-attention": 0.3}
+LONG = "aimagelab/LLaVA_MORE-llama_3_1-8B-siglip-finetuning"
+
+
+def tidy(value: str, column: str, values, models=MODELS) -> pd.DataFrame:
+    rows = [
+        {"model": model, column: key, value: size + 0.02 * i}
+        for model, size in models.items()
+        for i, key in enumerate(values)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(low=frame[value] - 0.04, high=frame[value] + 0.04)
+
+
+def cascade(models=MODELS) -> pd.DataFrame:
+    steps = ["all", "recognised", "known", "not blind-solvable", "right", "linking failure"]
+    return pd.DataFrame(
+        [
+            {"model": model, "step": step, "n_items": n}
+            for model, size in models.items()
+            for step, n in zip(
+                steps,
+                [1600, 1520, 1440, 1300, round(1300 * (1 - size)), round(1300 * size)],
+                strict=True,
+            )
+        ]
+    )
+
+
+def failures(models=MODELS) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"model": model, "type": kind, "share": share}
+            for model, size in models.items()
+            for kind, share in zip(gap.TYPES, [0.85 - size, 0.03, size, 0.05, 0.07], strict=True)
+        ]
+    )
+
+
+def training(band: bool) -> pd.DataFrame:
+    rows = [
+        {"model": model, "step": step, "value": (1 + size) * np.exp(-step / 900)}
+        for model, size in {"backbone": 0.1, **MODELS}.items()
+        for step in range(0, 4001, 500)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(low=frame.value * 0.9, high=frame.value * 1.1) if band else frame
+
+
+AGREEMENT = pd.DataFrame(
+    {
+        "rule": ["twohop", "popvqa", "inclusion"],
+        "agreement": [0.97, 0.88, 0.9],
+        "low": [0.93, 0.84, 0.86],
+        "high": [0.99, 0.91, 0.93],
+    }
+)
+PUBLISHED = {"llava-hf/llava-1.5-7b-hf": 0.18, LONG: 0.17, "late": 0.1}
+
+FIGURES = {
+    "accuracy": lambda: charts.accuracy_by_arm(tidy("accuracy", "arm", charts.ARM_COLOURS)),
+    "gaps": lambda: charts.gap_by_model(tidy("gap", "seed", [0, 1, 2])),
+    "one seed": lambda: charts.gap_by_model(tidy("gap", "seed", [0], PUBLISHED)),
+    "definitions": lambda: charts.gap_definitions(tidy("gap", "definition", gap.DEFINITIONS)),
+    "rules": lambda: charts.rule_effect(tidy("gap", "rule", charts.RULE_COLOURS)),
+    "cascade": lambda: charts.cascade_bars(cascade()),
+    "long cascade": lambda: charts.cascade_bars(cascade(PUBLISHED)),
+    "failures": lambda: charts.failure_bars(failures()),
+    "long failures": lambda: charts.failure_bars(failures(PUBLISHED)),
+    "loss": lambda: charts.line_by_step(training(True), y_title="Loss (nats per token)", log=True),
+    "learning": lambda: charts.line_by_step(
+        training(False).assign(value=lambda f: f.value / 2), y_title="Facts (%)", percent=True
+    ),
+    "agreement": lambda: charts.agreement_by_rule(AGREEMENT),
+}
+each_figure = pytest.mark.parametrize("name", FIGURES)
+
+
+@each_figure
+def test_figures_are_valid_described_and_responsive(name):
+    spec = FIGURES[name]().to_dict()
+    assert spec["width"] == "container"
+    assert not {"hconcat", "vconcat", "facet", "concat"} & set(spec)
+    assert len(spec["description"]) > 60
+    words = spec["title"]["text"]["expr"]
+    wide = json.loads(words.split(" : ", 1)[1])
+    assert " ".join(wide) in spec["description"]
+    assert "nan" not in spec["description"].lower()
+    assert spec["config"]["legend"]["orient"] == "bottom"
+    # Every quantitative axis says what it shows.
+    axes = [enc for layer in spec.get("layer", [spec]) for enc in layer["encoding"].items()]
+    titles = {enc.get("title") for key, enc in axes if key == "x" and enc.get("axis", 1)}
+    assert titles - {None}
+
+
+@each_figure
+@pytest.mark.parametrize("width", [340, 700])
+def test_nothing_leaves_the_frame_or_is_cut(name, width, tmp_path):
+    chart = FIGURES[name]()
+    charts.save_png(chart, tmp_path / "figure.png", width=width, scale=1)
+    picture = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+    assert picture.shape[1] <= width
+    assert picture.min() < 100
+    # The padding stays white all around: nothing is drawn over the edge.
+    for edge in (picture[:, :1], picture[:, -1:], picture[:1], picture[-1:]):
+        assert edge.min() > 250
+    charts.at_width(chart, width).save(tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    if "long" not in name:
+        assert "…" not in drawn
+    assert "NaN" not in drawn and "undefined" not in drawn
+
+
+def test_a_models_colour_does_not_depend_on_its_company():
+    for some in (["early"], ["early", "late"], list(MODELS)):
+        frame = training(False)
+        spec = charts.line_by_step(frame[frame.model.isin(some)], y_title="Loss").to_dict()
+        encoding = spec["encoding"]
+        for channel, styles in (
+            ("color", charts.MODEL_COLOURS),
+            ("strokeDash", charts.MODEL_DASHES),
+        ):
+            scale = encoding[channel]["scale"]
+            assert scale["range"][scale["domain"].index("early")] == styles["early"]
+    # Unknown models take other colours, in order, and never an organism's.
+    spec = charts.gap_by_model(tidy("gap", "seed", [0], PUBLISHED)).to_dict()
+    scale = spec["layer"][1]["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["late", "llava-1.5-7b-hf", LONG.split("/")[1]]
+    assert scale["range"] == ["#D55E00", "#0072B2", "#56B4E9"]
+
+
+def test_every_colour_has_a_second_encoding():
+    assert set(charts.MODEL_COLOURS) == set(charts.MODEL_SHAPES) == set(charts.MODEL_DASHES)
+    for styles in (
+        charts.MODEL_COLOURS,
+        charts.MODEL_SHAPES,
+        {k: tuple(v) for k, v in charts.MODEL_DASHES.items()},
+        charts.ARM_COLOURS,
+        charts.ARM_SHAPES,
+        charts.DEFINITION_SHAPES,
+        charts.RULE_SHAPES,
+    ):
+        assert len(set(styles.values())) == len(styles)
+    assert set(charts.ARM_SHAPES) == set(charts.ARM_COLOURS)
+    assert set(charts.ARM_OF_CONDITION.values()) == set(charts.ARM_COLOURS)
+    assert set(charts.RULE_SHAPES) == set(charts.RULE_COLOURS)
+    assert set(charts.DEFINITION_LABELS) == set(gap.DEFINITIONS)
+    assert tuple(charts.TYPE_COLOURS) == gap.TYPES
+
+
+def test_types_of_outcome_can_be_told_apart_in_grey():
+    looks = {
+        kind: (charts.luminance(c), charts.TYPE_OUTLINES[kind], tuple(charts.TYPE_DASHES[kind]))
+        for kind, c in charts.TYPE_COLOURS.items()
+    }
+    for first, second in itertools.combinations(looks.values(), 2):
+        assert first[1:] != second[1:] or abs(first[0] - second[0]) > 0.05
+
+
+@pytest.mark.parametrize("colour", [*charts.MODEL_COLOURS.values(), *charts.OTHER_COLOURS])
+def test_labels_on_bars_can_be_read(colour):
+    assert charts.contrast(charts._ink_on(colour), colour) >= 3.9
+
+
+def test_failure_segments_add_up_to_the_bar():
+    spec = charts.failure_bars(failures().sample(frac=1, random_state=0)).to_dict()
+    rows = pd.DataFrame(next(iter(spec["datasets"].values())))
+    late = rows[rows.model == "late"].sort_values("start")
+    assert late["type"].tolist() == list(gap.TYPES)
+    assert late.start.iloc[0] == 0 and late.end.iloc[-1] == pytest.approx(1)
+    assert late.start.tolist()[1:] == pytest.approx(late.end.tolist()[:-1])
+
+
+def test_computed_titles_state_the_finding():
+    def title(chart: alt.LayerChart) -> str:
+        return chart.description.split(". ")[0].replace("\N{NO-BREAK SPACE}", " ")
+
+    arms = tidy("accuracy", "arm", ["by picture", "by name"], {"late": 0.2, "early": 0.9})
+    arms.loc[arms.model.eq("late") & arms.arm.eq("by name"), "accuracy"] = 0.95
+    assert title(charts.accuracy_by_arm(arms)) == "late answers 95 % by name and 20 % by picture"
+    gaps = tidy("gap", "seed", [0, 1])
+    assert title(charts.gap_by_model(gaps)) == "The gap is 63 points in late and 2 points in early"
+    relative = charts.gap_by_model(gaps, unit="relative")
+    assert title(relative) == "The gap is 63 % in late and 2 % in early"
+    assert "fails to link 806 of the 1,300" in title(charts.cascade_bars(cascade()))
+    assert title(charts.gap_by_model(gaps, "My own")) == "My own"
+
+
+def test_missing_gaps_are_left_out_and_said():
+    gaps = tidy("gap", "seed", [0])
+    gaps.loc[gaps.model == "early", ["gap", "low", "high"]] = np.nan
+    chart = charts.gap_by_model(gaps)
+    assert "early, seed 0: not measured" in chart.description
+    assert "in late" in chart.description
+    nothing = charts.gap_by_model(gaps.assign(gap=np.nan, low=np.nan, high=np.nan))
+    assert nothing.description.startswith("No model has a gap that can be measured")
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: charts.gap_by_model(pd.DataFrame({"model": ["a"]})), "needs .* seed, gap, low"),
+        (lambda: charts.cascade_bars(cascade().iloc[:0]), "given no rows"),
+        (lambda: charts.accuracy_by_arm(tidy("accuracy", "arm", ["by ear"])), "arm by ear"),
+        (lambda: charts.failure_bars(failures().assign(type="lost")), "Unknown type lost"),
+        (
+            lambda: charts.gap_definitions(
+                pd.concat([tidy("gap", "definition", gap.DEFINITIONS)] * 2)
+            ),
+            "one row per model and definition; late, degradation has several",
+        ),
+    ],
+)
+def test_bad_frames_are_refused_in_a_sentence(call, sentence):
+    with pytest.raises(TwohopError, match=sentence):
+        call()
+
+
+def test_caption_n():
+    frame = pd.DataFrame(
+        {"model": ["a", "a", "b"], "n_items": [1200, 1200, 1200], "n_entities": [30, 30, 30]}
+    )
+    assert charts.caption_n(frame) == "n = 1,200 facts of 30 entities for each model"
+    frame.loc[1, "n_items"] = 900
+    assert charts.caption_n(frame) == (
+        "n = 900 to 1,200 facts of 30 entities (a); 1,200 facts of 30 entities (b)"
+    )
+    answers = frame[["model", "n_items"]].iloc[2:]
+    assert charts.caption_n(answers, items="answers") == "n = 1,200 answers"
+
+
+def answers(model: str) -> pd.DataFrame:
+    """Records of two recognised entities with three questions each, half right by picture."""
+    rows = [
+        {
+            "model": model,
+            "seed": 0,
+            "entity_id": entity,
+            "entity": entity,
+            "relation": "" if condition == "identify" else f"r{number}",
+            "question_id": "" if condition == "identify" else f"{entity}-r{number}",
+            "wording": "standard",
+            "condition": condition,
+            "correct": not condition.startswith("blank_by_picture")
+            and (condition != "by_picture" or number == 0),
+        }
+        for entity in ("a", "b")
+        for condition in gap.CASCADE_CONDITIONS.values()
+        for number in range(1 if condition == "identify" else 3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_figures_take_the_tables_of_the_gap_module():
+    models = {name: answers(name) for name in ("late", "early")}
+    table = gap.gap_table(models, n_boot=50)
+    per_seed = gap.gap_by_seed(models, n_boot=50)
+    one = per_seed.query("definition == 'difference' and population == 'recognised'")
+    both = pd.concat([gap.accuracy_table(m, n_boot=50) for m in models.values()])
+    both["arm"] = both.condition.map(charts.ARM_OF_CONDITION)
+    figures = [
+        charts.gap_definitions(table[table.population == "recognised"]),
+        charts.gap_by_model(one),
+        charts.cascade_bars(pd.concat([gap.cascade_counts(m) for m in models.values()])),
+        charts.failure_bars(pd.concat([gap.failure_shares(m, n_boot=50) for m in models.values()])),
+        charts.accuracy_by_arm(both.dropna(subset=["arm"])),
+    ]
+    for figure in figures:
+        figure.to_dict()
+    assert charts.caption_n(one) == "n = 6 facts of 2 entities for each model"
