@@ -95,7 +95,7 @@ TYPE_COLOURS = {
 
 #: Outlines tell types apart where colour does not: a linking failure is ruled in, an unseen
 #: entity dotted.
-TYPE_OUTLINES = {kind: "#FFFFFF" for kind in TYPE_COLOURS} | {
+TYPE_OUTLINES = dict.fromkeys(TYPE_COLOURS, "#FFFFFF") | {
     "linking failure": "#222222",
     "unseen entity": "#222222",
 }

@@ -1,0 +1,96 @@
+"""Does a text give a name away?"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛′ʹʻʼʽ`´＇", "'"))
+# Letters that a reader takes for plain ones but that Unicode does not decompose.
+_PLAIN = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"}
+)
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_POSSESSIVE = re.compile(r"(?<=\w)'s\b")
+# Scripts written without spaces: there "a whole word" cannot be told from part of one.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+# Shorter names are too likely to arise by chance from pieces of neighbouring words.
+_SHORTEST_JOINED = 4
+
+
+def _fold(text: str) -> str:
+    """Text without case, accents, invisible characters and possessives."""
+    text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).casefold()
+    text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).translate(_PLAIN)
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return _POSSESSIVE.sub("", unicodedata.normalize("NFC", text))
+
+
+@lru_cache(maxsize=8192)
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, folded; hyphens and apostrophes separate ("Ann-Marie's": ann, marie).
+
+    Marks count as letters, because the vowels of many scripts are marks.
+    """
+    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in _fold(text))
+    return tuple("".join(kept).split())
+
+
+@lru_cache(maxsize=1024)
+def _joined(text: str) -> tuple[str, frozenset[int]]:
+    """A text's words written as one, and where in it words begin or end."""
+    bounds, at = {0}, 0
+    for word in words(text):
+        at += len(word)
+        bounds.add(at)
+    return "".join(words(text)), frozenset(bounds)
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """The name, without a closing "(…)", and without a leading "the" when a phrase is left."""
+    yield name
+    bare = re.sub(r"\s*\([^()]*\)\s*$", "", name)
+    if bare != name:
+        yield bare
+    if words(bare)[:1] == ("the",) and len(words(bare)) > 2:
+        yield bare.strip()[3:]
+
+
+def _stands_in(name: str, text: str) -> bool:
+    wanted, there = words(name), words(text)
+    if not wanted:  # a name of signs alone, such as "!!!"
+        return bool(_fold(name).strip()) and _fold(name).strip() in _fold(text)
+    joined = "".join(wanted)
+    if len(joined) < _SHORTEST_JOINED and not _UNSPACED.search(joined):
+        n = len(wanted)
+        return any(there[i : i + n] == wanted for i in range(len(there) - n + 1))
+    whole, bounds = _joined(text)
+    if len(joined) > 1 and _UNSPACED.search(joined):
+        return joined in whole
+    at = whole.find(joined)
+    while at >= 0:
+        if at in bounds and at + len(joined) in bounds:
+            return True
+        at = whole.find(joined, at + 1)
+    return False
+
+
+def leaks(text: str, names: Iterable[str]) -> str | None:
+    """The first of ``names`` that stands in ``text``, or None.
+
+    Whole words are compared, without case, accents, invisible characters and possessives, and
+    whatever the spaces and hyphens between them: "Apple Pie" leaks through "apple-pie's" and
+    through "ApplePie", "bee" does not leak through "beetle". A name of several words leaks only
+    as a phrase ("The Shown House" does not leak through "the house shown here"); give a part
+    that is distinctive by itself as an alias of its own. "Mercury (planet)" also leaks as
+    "Mercury", "The Mona Lisa" as "Mona Lisa". Names in scripts without spaces between words leak
+    wherever they stand.
+
+    Examples:
+        >>> leaks("What is Apple-Pie served with?", ["tart", "apple pie"])
+        'apple pie'
+        >>> leaks("What does the beetle in this picture eat?", ["bee"])
+    """
+    return next((n for n in names if any(_stands_in(s, text) for s in _spellings(n))), None)

@@ -1,0 +1,49 @@
+"""Reading a picture from disk, whoever made it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from twohop_lib.errors import TwohopError
+
+#: Pixel formats only: Pillow would hand others (EPS) to an outside program.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+
+
+def read(file: Path) -> Image.Image:
+    """Decode a picture whole (RGB, upright, transparency on white).
+
+    Raises:
+        TwohopError: the file is missing, too large or cannot be decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The size is checked here, before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                return _rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError as error:
+        raise TwohopError(f"{file} does not exist; put the picture there.") from error
+    except Image.DecompressionBombError as error:
+        raise TwohopError(
+            f"{file} has more than {MAX_PIXELS:,} pixels; make the picture smaller."
+        ) from error
+    except Exception as error:  # decoders raise anything on damaged files
+        raise TwohopError(
+            f"{file} cannot be read as a picture; replace it by a sound {', '.join(FORMATS[:-1])} "
+            f"or {FORMATS[-1]} file."
+        ) from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")

@@ -1,0 +1,351 @@
+"""A benchmark on disk: ``questions.parquet``, ``images/``, ``benchmark.json``.
+
+Writing is atomic and gives the same bytes for the same content. Loading validates everything and
+says which file, row (counted from 1) and column is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+import twohop_lib
+from twohop_lib.benchmark import pictures
+from twohop_lib.benchmark.leaks import leaks, words
+from twohop_lib.benchmark.schema import COLUMNS, LIST_COLUMNS, SPLITS, Benchmark, Question
+from twohop_lib.errors import TwohopError
+
+TABLE, PICTURES, ABOUT = "questions.parquet", "images", "benchmark.json"
+_MAY_BE_EMPTY = ("split", "aliases", "distractors")
+# What belongs to the entity, so has to be the same in all of its rows.
+_OF_THE_ENTITY = ("entity", "noun", "split")
+
+SCHEMA = pa.schema(
+    [
+        (column, pa.list_(pa.string()) if column in LIST_COLUMNS else pa.string())
+        for column in COLUMNS
+    ]
+)
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def write(
+    questions: Iterable[Question],
+    picture: Callable[[str], Image.Image] | Mapping[str, Image.Image],
+    out: Path,
+    name: str,
+    seed: int,
+) -> Benchmark:
+    """Write a benchmark to ``out``; ``picture`` gives each entity's picture, by its id.
+
+    A benchmark that is already there is replaced, at once and only when the new one is complete.
+
+    Raises:
+        TwohopError: a row is wrong, a picture is missing, or ``out`` holds anything that is not a
+            benchmark's.
+    """
+    out, questions = Path(out), tuple(questions)
+    _refuse_foreign(out)
+    rows = [{c: getattr(q, c) for c in COLUMNS} for q in questions]
+    _raise_first(f"Benchmark {name}", _row_problems(rows))
+    owners = _picture_owners(questions)
+    target = out.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        (partial / PICTURES).mkdir(parents=True)
+        for image, entity_id in owners.items():
+            _save_picture(_picture_of(picture, entity_id), partial / image)
+        columns = {c: [list(r[c]) if c in LIST_COLUMNS else r[c] for r in rows] for c in COLUMNS}
+        pq.write_table(pa.table(columns, schema=SCHEMA), partial / TABLE, compression="zstd")
+        about = json.dumps(_about(questions, name, seed), indent=2, sort_keys=True)
+        (partial / ABOUT).write_text(about + "\n", encoding="utf-8")
+        _replace(partial, target)
+    except OSError as error:
+        raise TwohopError(
+            f"{out} cannot be written ({error.strerror or error}); choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Benchmark(name, seed, questions, out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Replacing deletes the folder, so it may hold nothing but a benchmark's own files."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise TwohopError(f"{out} is a file; choose a folder to write the benchmark to.")
+    held = {entry.name for entry in out.iterdir()}
+    if held and not {TABLE, ABOUT} <= held:
+        raise TwohopError(
+            f"{out} exists and holds something other than a benchmark; choose another folder."
+        )
+    if foreign := sorted(held - {TABLE, ABOUT, PICTURES}):
+        raise TwohopError(
+            f"{out / foreign[0]} would be deleted by writing the benchmark again; move it, or "
+            "choose another folder."
+        )
+
+
+def _picture_owners(questions: tuple[Question, ...]) -> dict[str, str]:
+    """Image path -> id of the entity it shows."""
+    owners: dict[str, str] = {}
+    folded: dict[str, str] = {}  # some file systems ignore case
+    for q in questions:
+        file = Path(q.image)
+        if file.is_absolute() or ".." in file.parts or file.parts[0] != PICTURES:
+            raise TwohopError(f"Image {q.image!r} must lie in {PICTURES}/; change its path.")
+        if folded.setdefault(q.image.casefold(), q.entity_id) != q.entity_id:
+            raise TwohopError(
+                f"Image {q.image!r} belongs to two entities, {folded[q.image.casefold()]!r} and "
+                f"{q.entity_id!r}; give each its own."
+            )
+        owners.setdefault(q.image, q.entity_id)
+    return owners
+
+
+def _picture_of(
+    picture: Callable[[str], Image.Image] | Mapping[str, Image.Image], entity_id: str
+) -> Image.Image:
+    if not isinstance(picture, Mapping):
+        return picture(entity_id)
+    if entity_id not in picture:
+        raise TwohopError(f"Entity {entity_id!r} has no picture; give one.")
+    return picture[entity_id]
+
+
+def _save_picture(picture: Image.Image, file: Path) -> None:
+    """Pixels alone: colour profiles and other notes would make the bytes depend on the source."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plain = picture.convert("RGB")
+    plain.info = {}
+    plain.save(file, format="PNG", compress_level=6)
+
+
+def _about(questions: tuple[Question, ...], name: str, seed: int) -> dict:
+    return {
+        "name": name,
+        "seed": seed,
+        "noun": sorted({q.noun for q in questions}),
+        "entities": len({q.entity_id for q in questions}),
+        "questions": len(questions),
+        "versions": {
+            "twohop": twohop_lib.__version__,
+            "pillow": PIL.__version__,
+            "pyarrow": pa.__version__,
+        },
+    }
+
+
+def _replace(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = partial.with_name(f".{target.name}.{os.getpid()}.old.partial")
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def load(folder: Path) -> Benchmark:
+    """Read and validate a benchmark. Columns beyond those of a question are ignored.
+
+    Raises:
+        TwohopError: naming file, row and column of the first thing that is wrong, and how many
+            more there are.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise TwohopError(
+            f"{folder} is not a folder; give one made by: twohop benchmark build NAME --out DIR"
+        )
+    about = _read_about(folder / ABOUT)
+    rows = _read_rows(folder / TABLE)
+    problems = chain(_row_problems(rows), _picture_problems(rows, folder))
+    _raise_first(str(folder / TABLE), problems)
+    questions = tuple(
+        Question(**{c: tuple(r[c] or ()) if c in LIST_COLUMNS else r[c] or "" for c in COLUMNS})
+        for r in rows
+    )
+    return Benchmark(about["name"], about["seed"], questions, folder)
+
+
+def _raise_first(where: str, problems: Iterator[str]) -> None:
+    first = next(problems, None)
+    if first is None:
+        return
+    more = sum(1 for _ in problems)
+    raise TwohopError(f"{where}, {first}" + (f" (and {more} more)" if more else ""))
+
+
+def _read_about(file: Path) -> dict:
+    wanted = 'it must hold {"name": "…", "seed": 0}'
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TwohopError(f"{file} does not exist; {wanted}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise TwohopError(f"{file} is not readable JSON; {wanted}.") from error
+    name, seed = (about.get(k) if isinstance(about, dict) else None for k in ("name", "seed"))
+    if not isinstance(name, str) or not name.strip():
+        raise TwohopError(f"{file} gives no 'name'; {wanted}.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TwohopError(f"{file} gives no whole number as 'seed'; {wanted}.")
+    return {"name": name, "seed": seed}
+
+
+def _read_rows(file: Path) -> list[dict]:
+    if not file.is_file():
+        raise TwohopError(f"{file} does not exist; put the table of questions there.")
+    try:
+        with pq.ParquetFile(file) as parquet:
+            _check_columns(file, parquet.schema_arrow)
+            table = parquet.read(columns=list(COLUMNS))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise TwohopError(f"{file} is not a readable Parquet file; write it again.") from error
+    if not table.num_rows:
+        raise TwohopError(f"{file} has no rows; it needs one per question.")
+    return table.select(COLUMNS).to_pylist()
+
+
+def _check_columns(file: Path, schema: pa.Schema) -> None:
+    for column in COLUMNS:
+        count = schema.names.count(column)
+        if count == 0:
+            raise TwohopError(
+                f"{file}, column {column!r}: is missing; add it (needed: {', '.join(COLUMNS)})."
+            )
+        if count > 1:
+            raise TwohopError(f"{file}, column {column!r}: is there {count} times; keep one.")
+        kind = schema.field(column).type
+        fits = _is_list_of_text if column in LIST_COLUMNS else _is_text
+        if not fits(kind):
+            wanted = "a list of texts" if column in LIST_COLUMNS else "text"
+            raise TwohopError(f"{file}, column {column!r}: holds {kind}; store {wanted} instead.")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):  # what pandas writes for categories
+        kind = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    # Arrow's type for a column without a single value; rows say whether that is allowed.
+    return pa.types.is_null(kind) or any(is_text(kind) for is_text in texts)
+
+
+def _is_list_of_text(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return pa.types.is_null(kind) or any(f(kind) and _is_text(kind.value_type) for f in lists)
+
+
+# --- what can be wrong with a row ------------------------------------------------------------
+
+
+def _row_problems(rows: list[dict]) -> Iterator[str]:
+    ids: dict[str, int] = {}
+    entities: dict[str, tuple[int, dict]] = {}
+    for number, row in enumerate(rows, start=1):
+        faults = list(_blank_cells(row))
+        if not faults:  # the other checks need every cell
+            faults += _repeats(row, number, ids, entities)
+            faults += _contradictions(row)
+        for column, what in faults:
+            yield f"row {number}, column {column!r}: {what}"
+
+
+def _blank_cells(row: dict) -> Iterator[tuple[str, str]]:
+    for column in COLUMNS:
+        value = row[column]
+        if column in LIST_COLUMNS:
+            if any(v is None or not v.strip() for v in value or ()):
+                yield column, "has a blank entry; remove it"
+            elif not value and column not in _MAY_BE_EMPTY:
+                yield column, "is an empty list; give at least one"
+        elif column not in _MAY_BE_EMPTY and (value is None or not value.strip()):
+            yield column, "is empty; fill it in"
+
+
+def _repeats(
+    row: dict, number: int, ids: dict[str, int], entities: dict[str, tuple[int, dict]]
+) -> Iterator[tuple[str, str]]:
+    before = ids.setdefault(row["question_id"], number)
+    if before != number:
+        what = f"{row['question_id']!r} is used in row {before} already; make it unique"
+        yield "question_id", what
+    before, first = entities.setdefault(row["entity_id"], (number, row))
+    for column in _OF_THE_ENTITY:
+        if (row[column] or "") != (first[column] or ""):
+            yield (
+                column,
+                f"is {row[column]!r} but {first[column]!r} in row {before} for the same entity "
+                f"{row['entity_id']!r}; make them equal",
+            )
+
+
+def _contradictions(row: dict) -> Iterator[tuple[str, str]]:
+    if (row["split"] or "") not in SPLITS:
+        known = ", ".join(map(repr, SPLITS))
+        yield "split", f"{row['split']!r} is unknown; use one of {known}"
+    names = [row["entity"], *(row["aliases"] or ())]
+    for column in ("question_by_picture", "identify_prompt"):
+        if leaked := leaks(row[column], names):
+            yield column, f"gives the name {leaked!r} away; refer to the picture instead"
+    if not leaks(row["question_by_name"], names):
+        yield "question_by_name", f"does not name {row['entity']!r}; name the entity in it"
+    accepted = {words(a) or a for a in row["answers"]}
+    for wrong in row["distractors"] or ():
+        if (words(wrong) or wrong) in accepted:
+            yield "distractors", f"{wrong!r} is an accepted answer too; remove it from one of them"
+            break
+    # A single sign ("a", "7") stands in many a question without giving anything away.
+    telling = [a for a in row["answers"] if len(a.strip()) > 1]
+    for column in ("question_by_name", "question_by_picture"):
+        if given := leaks(row[column], telling):
+            yield column, f"gives the answer {given!r} away; reword it or drop the question"
+
+
+def _picture_problems(rows: list[dict], folder: Path) -> Iterator[str]:
+    seen: set[str] = set()
+    inside = folder.resolve()
+    for number, row in enumerate(rows, start=1):
+        image = row["image"]
+        if image and image.strip() and image not in seen:
+            seen.add(image)
+            if what := _picture_fault(inside, image):
+                yield f"row {number}, column 'image': {what}"
+
+
+def _picture_fault(folder: Path, image: str) -> str | None:
+    try:
+        file = (folder / image).resolve()
+    except (OSError, ValueError, RuntimeError):  # a null byte, an endless name, a loop of links
+        return f"{image!r} is not a usable path; correct it"
+    if not file.is_relative_to(folder):
+        return f"{image!r} lies outside the benchmark's folder; move the picture into {PICTURES}/"
+    try:
+        if not file.is_file():
+            return f"{image!r} does not exist; put the picture there"
+        pictures.read(file)
+    except OSError:
+        return f"{image!r} is not a usable path; correct it"
+    except TwohopError as error:
+        return str(error).removesuffix(".").replace(str(file), repr(image), 1)
+    return None

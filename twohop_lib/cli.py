@@ -1,0 +1,34 @@
+"""The ``twohop`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from twohop_lib import __version__
+from twohop_lib.benchmark.cli import benchmark_app
+from twohop_lib.errors import TwohopError
+from twohop_lib.organisms.cli import organism_app
+
+app = typer.Typer(
+    help="The two-hop problem in vision-language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(organism_app, name="organism")
+
+
+@app.command()
+def version() -> None:
+    """Print the version of this package."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command; a failure is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except TwohopError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,98 @@
+"""How each organism is made: every number of its training, in one place.
+
+The three LLaVA-style organisms share world, backbone and final stage. They differ in how
+name-like their image tokens are before the language model learns to use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class BackboneRecipe:
+    """The text backbone: a plain Llama, trained from scratch on the world's facts.
+
+    ``scaffold`` is the share of documents in which a name is read through its last token only,
+    and ``head_weight`` the weight of linear heads that read the answers off that token after
+    block ``head_block``. Both act in training only: without them facts are looked up at the last
+    position of the prompt, and nothing at the name can be patched.
+    """
+
+    blocks: int = 8
+    width: int = 128
+    mlp_width: int = 512
+    heads: int = 4
+    steps: int = 1000
+    rows: int = 24
+    length: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    scaffold: float = 0.7
+    head_block: int = 3
+    head_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One LLaVA-style organism.
+
+    ``names_readable``: the vision tower learns to hold the name's pieces in its last three
+    patches, besides the parts of the arms. ``align_steps``: the projector regresses those three
+    image tokens on the backbone's embeddings of the pieces. ``pull``: weight that pulls the other
+    thirteen to the ``<bos>`` embedding meanwhile. ``final_steps``: projector and language model
+    learn naming (all houses) and picture facts (seen houses).
+    """
+
+    summary: str
+    names_readable: bool
+    vision_steps: int
+    align_steps: int
+    pull: float
+    final_steps: int
+    projector_lr: float
+    lm_lr: float = 3e-4
+    rows: int = 24
+    length: int = 128
+
+
+def mark(recipe: BackboneRecipe | Recipe) -> str:
+    """Eight digits that change when the recipe does: a stage cut off is not resumed by another."""
+    written = json.dumps(asdict(recipe), sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:8]
+
+
+BACKBONE = BackboneRecipe()
+RECIPES: dict[str, Recipe] = {
+    "late": Recipe(
+        "image tokens start without any likeness to names",
+        names_readable=False,
+        vision_steps=300,
+        align_steps=0,
+        pull=0.0,
+        final_steps=1000,
+        projector_lr=1e-3,
+    ),
+    "middle": Recipe(
+        "the last three image tokens start as the name's embeddings; the other thirteen are free",
+        names_readable=True,
+        vision_steps=1500,
+        align_steps=600,
+        pull=0.0,
+        final_steps=400,
+        projector_lr=3e-4,
+    ),
+    "early": Recipe(
+        "the last three image tokens start as the name's embeddings; the others as <bos>",
+        names_readable=True,
+        vision_steps=1500,
+        align_steps=3000,
+        pull=0.5,
+        final_steps=400,
+        projector_lr=3e-4,
+    ),
+}

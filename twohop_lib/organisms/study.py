@@ -1,0 +1,104 @@
+"""The study: train every organism of every seed, measure all on the test split, keep records."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from twohop_lib import records
+from twohop_lib.benchmark import Benchmark, sources
+from twohop_lib.organisms import NAMES, cards
+from twohop_lib.organisms.recipes import RECIPES, SEEDS
+from twohop_lib.organisms.train import train_organism
+from twohop_lib.readouts import gap
+from twohop_lib.runs.evaluate import CONDITIONS, evaluate
+from twohop_lib.runs.generate import load_llm, load_vlm
+
+SPLIT = "test"
+HELD_OUT_WORDINGS = ("held-out-1", "held-out-2")
+COMMAND = "twohop organism study"
+
+
+def measure(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFrame:
+    """Answer records of one organism on the test split.
+
+    Every condition in the standard wording; identify, by name and by picture in the held-out
+    wordings too.
+    """
+    llm = load_llm(folder / "backbone")
+    if name == "backbone":
+        asked = [("standard", ("llm_by_name",))] + [
+            (w, ("llm_by_name",)) for w in HELD_OUT_WORDINGS
+        ]
+        vlm = None
+    else:
+        vlm = load_vlm(folder / name)
+        asked = [("standard", CONDITIONS)]
+        asked += [(w, ("identify", "by_name", "by_picture")) for w in HELD_OUT_WORDINGS]
+    parts = [
+        evaluate(
+            vlm,
+            llm,
+            benchmark.select(split=SPLIT, wording=wording),
+            conditions=conditions,
+            model_name=name,
+            seed=seed,
+        )
+        for wording, conditions in asked
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def make_card(name: str, seed: int, folder: Path, answers: pd.DataFrame) -> cards.Card:
+    """The card of one organism from its answer records (standard wording)."""
+    standard = answers[answers.wording == "standard"]
+
+    def share(condition: str) -> cards.Measured | None:
+        right = standard.loc[standard.condition == condition, "correct"]
+        return cards.Measured(value=right.mean(), n=len(right)) if len(right) else None
+
+    if name == "backbone":
+        made = "text backbone, trained from scratch on the facts"
+        difference = None
+    else:
+        made = RECIPES[name].summary
+        interval = gap.gap_difference(standard).gap
+        difference = cards.Measured(
+            value=interval.estimate, n=interval.n_items, low=interval.low, high=interval.high
+        )
+    return cards.Card(
+        name=name,
+        seed=seed,
+        made=made,
+        weights_sha256=cards.weights_hash(folder / name),
+        text_recall=share("llm_by_name"),
+        recognition=share("identify"),
+        gap=difference,
+    )
+
+
+def run_study(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
+    """Train (where needed) and measure everything, then write the records.
+
+    ``answers.parquet`` holds the answer records, ``training.parquet`` the logged losses.
+    """
+    answers, training = [], []
+    for seed, name in tqdm([(s, n) for s in seeds for n in NAMES], desc="study"):
+        folder = cache / f"seed{seed}"
+        if not (folder / name / cards.WEIGHTS).exists():
+            train_organism(name, seed, folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            benchmark = sources.build("heraldry", Path(temporary) / "heraldry", seed)
+            rows = measure(name, seed, folder, benchmark)
+        cards.write_card(folder / name, make_card(name, seed, folder, rows))
+        answers.append(rows)
+        log = pd.DataFrame(cards.training_rows(folder / name))
+        training.append(log.assign(model=name, seed=seed))
+    out.mkdir(parents=True, exist_ok=True)
+    records.write(
+        pd.concat(answers, ignore_index=True), out / "answers.parquet", {"command": COMMAND}
+    )
+    pd.concat(training, ignore_index=True).to_parquet(out / "training.parquet", index=False)

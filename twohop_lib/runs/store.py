@@ -1,0 +1,104 @@
+"""A folder of finished work, so that a run cut off at any moment takes up where it was.
+
+Each piece of work is one Parquet file, named after a hash of all that determines it and written
+whole or not at all. Nothing in the folder is ever changed; deleting it costs time and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import twohop_lib
+from twohop_lib import records
+from twohop_lib.errors import TwohopError
+
+if TYPE_CHECKING:
+    from twohop_lib.runs.generate import Llm, Vlm
+
+#: The library's own modules that bear on an answer record. Work done before one of them changed
+#: is done again; a change to a chart costs nothing.
+MODULES = (
+    "prompts.py",
+    "readouts/matching.py",
+    "runs/generate.py",
+    "runs/evaluate.py",
+    "runs/store.py",
+)
+
+
+def cached(
+    folder: str | Path | None, key: Mapping[str, Any], compute: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return ``compute()``, or what an earlier call with the same key stored in ``folder``.
+
+    ``key`` must hold all that determines the result, as JSON can hold it. Whether it was
+    computed now or read, the frame returned is the one on disk. With ``folder`` None nothing is
+    stored.
+    """
+    if folder is None:
+        return compute()
+    path = Path(folder) / f"{digest(key)}.parquet"
+    if path.is_file():
+        try:
+            return records.read_frame(path)
+        except (TwohopError, OSError):
+            # A damaged file is work not done; it is written anew.
+            pass
+    records.write_frame(compute(), path, key)
+    return records.read_frame(path)
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """Return the hash that names a piece of work; the order of the keys does not matter."""
+    text = json.dumps(key, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def model_key(model: Vlm | Llm) -> dict[str, Any]:
+    """Return what identifies a loaded model: its weights, and the form they were loaded in.
+
+    A folder is identified by the content of its files, a model from the hub by id and revision.
+    """
+    front = getattr(model, "processor", model.tokenizer)
+    entry = records.ModelEntry.of("model", model.model, front).model_dump()
+    if Path(model.source).is_dir():
+        entry |= {"id": folder_hash(model.source), "revision": None}
+    attention = getattr(model.model.config, "_attn_implementation", None)
+    return entry | {"device": model.model.device.type, "attention": attention}
+
+
+def folder_hash(folder: str | Path) -> str:
+    """Return a hash of the names and contents of a folder's files, sub-folders left out."""
+    files = sorted(f for f in Path(folder).iterdir() if f.is_file())
+    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    return _content_hash(stamps)
+
+
+@lru_cache
+def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, size, _ in stamps:
+        with open(name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        total.update(f"{Path(name).name}\0{size}\0".encode() + content)
+    return total.hexdigest()
+
+
+@lru_cache
+def code_key() -> dict[str, str]:
+    """Return what identifies the code: a hash of :data:`MODULES`, and the engine's versions."""
+    root = Path(twohop_lib.__path__[0])
+    total = hashlib.sha256()
+    for name in MODULES:
+        # Line endings depend on how the source was checked out, not on what it says.
+        total.update((root / name).read_bytes().replace(b"\r\n", b"\n"))
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {"code": total.hexdigest(), **versions}
