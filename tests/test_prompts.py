@@ -142,6 +142,21 @@ def test_the_neutral_prefill_is_as_long_as_the_naming_and_natural(tokenizer):
     assert neutral == "Let me see it."
 
 
+def test_a_neutral_prefill_has_no_word_unknown_to_the_tokenizer(tokenizer):
+    class Blind:
+        """The same tokenizer without a word for seeing."""
+
+        unk_token_id = -1
+
+        def __call__(self, text, **options):
+            ids = tokenizer(text, **options)["input_ids"]
+            see = tokenizer.convert_tokens_to_ids("see")
+            return {"input_ids": [-1 if i == see else i for i in ids]}
+
+    assert neutral_prefill(4, tokenizer) == "Let me see."
+    assert neutral_prefill(4, Blind()) == "Well. Well."
+
+
 def test_a_neutral_prefill_that_cannot_be_made_says_so(tokenizer):
     with pytest.raises(TwohopError, match="No neutral text of 0 tokens"):
         neutral_prefill(0, tokenizer)

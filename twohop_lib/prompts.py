@@ -188,7 +188,7 @@ def neutral_prefill(n_tokens: int, tokenizer: Any) -> str:
 def _neutral_texts(n_tokens: int) -> Iterator[str]:
     yield from NEUTRAL
     for n in (2, 3):
-        for parts in itertools.combinations_with_replacement(NEUTRAL[1:], n):
+        for parts in itertools.combinations_with_replacement(NEUTRAL, n):
             yield " ".join(parts)
     words = (NEUTRAL[4] + " ") * n_tokens
     for n in range(1, n_tokens + 1):
