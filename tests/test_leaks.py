@@ -34,6 +34,8 @@ LEAKS = [
     ("What does McDonald sell?", "McDonald's"),
     ("Who lives in Val\u00addric?", "Valdric"),  # a soft hyphen does not show
     ("Who lives in Val\u200bdric?", "Valdric"),
+    ("Which b\u00adee is this?", "bee"),
+    ("Who left Valdrica for Valdric?", "Valdric"),
     ("Who lives in V a l d r i c?", "Valdric"),
     ("Who lives in Ｖａｌｄｒｉｃ?", "Valdric"),
     ("Who lives in val_dric?", "Val Dric"),
@@ -53,6 +55,8 @@ CLEAN = [
     ("Who founded the house in this picture?", "House Valdric"),
     ("Who is the president in this picture?", "Barack Obama"),  # a part counts as an alias only
     ("Who is a do gooder?", "Ado"),  # three letters, from neighbouring words
+    ("Which band is this?", "The Band"),
+    ("कमलपुर कहाँ है?", "कमालपुर"),  # the vowels are marks
     ("Who is it?", ""),
     ("Who is it?", "   "),
     ("Who is it?", "!!!"),
