@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: env book test notebooks clean
+.PHONY: env book test notebooks picture clean
 
 env: $(VENV)/.ready
 
@@ -27,6 +27,9 @@ test: env
 
 notebooks: env
 	@$(BIN)/python book/twins.py
+
+picture: env
+	@$(BIN)/python book/picture.py
 
 clean:
 	rm -rf _build $(VENV)

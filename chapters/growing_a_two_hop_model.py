@@ -245,16 +245,19 @@ answers = {
 # %% [markdown]
 # ## Results
 #
-# ### Facts are learnt at the name
+# ### Facts are learnt late in training
+#
+# The backbone's loss ({numref}`fig-backbone`) falls first for the words of a reply, then for the
+# facts in it.
 
-# %%
+# %% tags=["hide-input"]
 log = pd.read_parquet(STUDY / "training.parquet")
 curve = log[(log["stage"] == "backbone") & (log["seed"] == seed)]
 curve = curve.assign(value=curve["loss"])
 show(
     charts.line_by_step(
         curve,
-        "The backbone's loss falls in two steps: the words, then the facts",
+        "The backbone learns the words first, then the facts",
         y_title="Loss on replies (nats per token)",
     ),
     "fig-backbone",
@@ -264,6 +267,9 @@ show(
 
 # %% [markdown]
 # ### Image tokens that spell a name, and others that do not
+#
+# Over all test houses: how many pieces of the name stand where they should, at the end of the
+# image tokens, when each token is read as its most similar word?
 
 # %%
 pieces = [
@@ -290,8 +296,10 @@ spelled.groupby("model", sort=False)["found"].agg(
 
 # %% [markdown]
 # ### Naming is not recalling
+#
+# All three name the houses. What they recall of them differs ({numref}`fig-organisms`).
 
-# %%
+# %% tags=["hide-input"]
 standard = {
     name: rows[rows["wording"] == "standard"]
     for name, rows in answers.items()

@@ -130,9 +130,9 @@ glue(
 )
 
 # %% [markdown]
-# All three recognise the houses and know the facts. What they were taught differs in one respect
-# only, described in *Growing a two-hop model*: how much their image tokens resembled names before
-# the language model learnt to use them.
+# All three recognise the houses and know the facts. They share world and backbone, and were taught
+# the same things about pictures. What differs is how much their image tokens resembled names before
+# the language model learnt to use them; *Growing a two-hop model* says exactly how.
 
 # %% [markdown]
 # ## The method
@@ -211,8 +211,10 @@ accuracy = pd.concat(
 # ## Results
 #
 # ### By name and by picture
+#
+# {numref}`fig-arms` puts the arms side by side, for houses that the model recognises.
 
-# %%
+# %% tags=["hide-input"]
 arms = accuracy.assign(
     arm=accuracy["condition"].map(charts.ARM_OF_CONDITION)
 ).dropna(subset=["arm"])
@@ -225,8 +227,11 @@ show(
 
 # %% [markdown]
 # ### The cascade
+#
+# {numref}`fig-cascade` counts what is left at each step, and {numref}`fig-types` gives every
+# question one of five outcomes.
 
-# %%
+# %% tags=["hide-input"]
 counts = pd.concat(
     [gap.cascade_counts(rows) for rows in answers.values()]
 )
@@ -237,7 +242,7 @@ show(
     "picture, or a linking failure.",
 )
 
-# %%
+# %% tags=["hide-input"]
 shares = pd.concat(
     [gap.failure_shares(rows) for rows in answers.values()]
 )
@@ -258,7 +263,10 @@ show(
 # | {cite:t}`cohen2025performance` | same VLM, by name, no picture | VLM, by picture | points, mean over entities that the VLM names |
 # | {cite:t}`ashok2025recall` | same VLM, by name, *blank* picture | VLM, by picture | relative drop, where picture and name together succeed and a blank picture fails |
 
-# %%
+# %% [markdown]
+# On the organisms, {numref}`fig-definitions` shows how far apart the definitions lie.
+
+# %% tags=["hide-input"]
 table = gap.gap_table(answers)
 own = table[table["population"] == "recognised"]
 show(
@@ -279,9 +287,10 @@ for definition, value in (
 #
 # The organisms above belong to one world. The same recipes were run on two more, each with its own
 # houses, facts and backbone, when the project's study was made. Their answers were recorded then;
-# only seed 0 is computed on this page.
+# only seed 0 is computed on this page
+# ({numref}`fig-seeds`).
 
-# %%
+# %% tags=["hide-input"]
 recorded = records.read(STUDY / "answers.parquet")
 recorded = recorded[
     (recorded["wording"] == wording) & (recorded["seed"] != seed)
@@ -374,10 +383,11 @@ glue("blind_highest", f"{100 * guesses.max():.1f}")
 #
 # The same answers can be scored by the rules that two of the papers released. *popvqa* compares
 # words of four letters or more; *inclusion* accepts an answer that contains, or is contained in,
-# an accepted one. Both err, as *Building the benchmark* shows; here is what that does to the gap.
+# an accepted one. Both err, as *Building the benchmark* shows; {numref}`fig-rules` shows what
+# that does to the gap.
 
 
-# %%
+# %% tags=["hide-input"]
 def rescored(rows: pd.DataFrame, rule: str) -> pd.DataFrame:
     right = [
         matches(r.answer, r.accepted, rule) for r in rows.itertuples()
@@ -410,8 +420,8 @@ moved = rules.groupby("model")["gap"].agg(
 )
 glue(
     "rule_sentence",
-    f"scored by the rules two papers released, the same answers give gaps that differ from ours "
-    f"by up to {moved.max():.1f} points ({moved.idxmax()}).",
+    "on the same answers, the three rules' gaps lie up to "
+    f"{moved.max():.1f} points apart ({moved.idxmax()}).",
 )
 
 # %% [markdown]

@@ -81,9 +81,9 @@ RECIPES: dict[str, Recipe] = {
         "the last three image tokens start as the name's embeddings; the other thirteen are free",
         names_readable=True,
         vision_steps=1500,
-        align_steps=600,
+        align_steps=1200,
         pull=0.0,
-        final_steps=400,
+        final_steps=500,
         projector_lr=3e-4,
     ),
     "early": Recipe(

@@ -99,6 +99,8 @@ def run_study(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
         training.append(log.assign(model=name, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     records.write(
-        pd.concat(answers, ignore_index=True), out / "answers.parquet", {"command": COMMAND}
+        pd.concat(answers, ignore_index=True),
+        out / "answers.parquet",
+        {"command": COMMAND, "versions": records.versions()},
     )
     pd.concat(training, ignore_index=True).to_parquet(out / "training.parquet", index=False)

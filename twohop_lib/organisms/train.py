@@ -339,7 +339,7 @@ def align_projector(
         return {"name_error": loss.item(), "rest_error": rest.item()}
 
     state = {"projector": projector, "optimiser": optimiser}
-    title = f"align-{recipe.align_steps}x{recipe.pull}"
+    title = f"align-{recipe.vision_steps}x{recipe.align_steps}x{recipe.pull}"
     return run_stage(title, recipe.align_steps, step, state, folder / "work", progress)
 
 

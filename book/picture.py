@@ -1,0 +1,34 @@
+"""Draw README's picture of the main result from the study's records (``make picture``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from twohop_lib import charts, records
+from twohop_lib.organisms import STUDY
+from twohop_lib.readouts import gap
+
+ARMS = ("by_name", "by_picture")
+
+
+def main() -> None:
+    """Write ``book/_static/gap.png``: accuracy by name and by picture, seed 0, test houses."""
+    answers = records.read(STUDY / "answers.parquet")
+    answers = answers[(answers["seed"] == 0) & (answers["wording"] == "standard")]
+    tables = [
+        gap.accuracy_table(rows, "recognised")
+        for name, rows in gap.split_models(answers).items()
+        if name != "backbone"
+    ]
+    arms = pd.concat(tables)
+    arms = arms[arms["condition"].isin(ARMS)]
+    arms = arms.assign(arm=arms["condition"].map(charts.ARM_OF_CONDITION))
+    out = Path(__file__).parent / "_static" / "gap.png"
+    charts.save_png(charts.accuracy_by_arm(arms), out)
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
