@@ -24,9 +24,10 @@
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
 #   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle) and
 #   {glue:text}`gap_early` points (early) when the house is shown.
-# - Nothing else explains it: the organisms name {glue:text}`recognition_lowest` % or more of the
-#   houses from their pictures, answer {glue:text}`text_lowest` % or more of the questions by
-#   name, and with a blank picture answer {glue:text}`blind_highest` % or fewer.
+# - Neither hop alone explains it: each organism names at least
+#   {glue:text}`recognition_lowest` % of the houses from their pictures and answers
+#   {glue:text}`text_lowest` of the questions by name. With a blank picture it answers at most
+#   {glue:text}`blind_highest` %.
 # - Three papers define the gap in three ways. On the same answers of the middle organism they
 #   give {glue:text}`middle_degradation` %, {glue:text}`middle_difference` points and
 #   {glue:text}`middle_controlled` %.
@@ -124,9 +125,9 @@ baseline.rename(
 
 # %% tags=["remove-cell"]
 glue("recognition_lowest", f"{100 * baseline['identify'].min():.0f}")
+text = baseline[["by_name", "llm_by_name"]].min().min()
 glue(
-    "text_lowest",
-    f"{100 * baseline[['by_name', 'llm_by_name']].min().min():.0f}",
+    "text_lowest", "all" if text == 1 else f"at least {100 * text:.1f} %"
 )
 
 # %% [markdown]
