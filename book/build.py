@@ -6,7 +6,7 @@ under ``_build/``. Nothing is done again while its inputs are unchanged.
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import os
 import re
 import shutil
@@ -15,73 +15,109 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import altair
 import nbformat
 import vl_convert
 import yaml
 
+from twohop_lib import records
 from twohop_lib.errors import TwohopError
 from twohop_lib.nb import bookify, glued
 from twohop_lib.rerun import execute, inputs_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "_build"
-STAGE, EXECUTED, HTML = BUILD / "stage", BUILD / "executed", BUILD / "html"
-LOCK = ROOT / "requirements.lock"
+LIBRARY = ROOT / "twohop_lib"
+VALUE = re.compile(r"\{\{\s*(\w+)\.(\w+)\s*\}\}")
+#: Width in pixels of charts drawn for readers without JavaScript.
+STILL_WIDTH = 620
+#: Scripts of Thebe (live code, from a network), which the theme adds twice, asked or not.
 THEBE = re.compile(r"<script[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script[^>]*thebe[^>]*></script>")
-HEADLINE = re.compile(r"\{\{\s*(\w+)\.(\w+)\s*\}\}")
 
 
-def repository() -> str:
+@dataclass(frozen=True)
+class Folders:
+    """A checkout and where its book is built."""
+
+    root: Path
+
+    @property
+    def build(self) -> Path:
+        """Everything that is made."""
+        return self.root / "_build"
+
+    @property
+    def executed(self) -> Path:
+        """Chapters as they were executed."""
+        return self.build / "executed"
+
+    @property
+    def stage(self) -> Path:
+        """What Sphinx reads."""
+        return self.build / "stage"
+
+    @property
+    def html(self) -> Path:
+        """The rendered book."""
+        return self.build / "html"
+
+
+def repository(root: Path) -> str:
     """The project's public address: the one place is pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["project"]["urls"]["Repository"]
 
 
-def chapters() -> list[Path]:
+def chapters(root: Path) -> list[Path]:
     """The chapters of the table of contents, in order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    return [ROOT / f"{f}.py" for f in files if f.startswith("chapters/")]
+    return [root / f"{f}.py" for f in files if f.startswith("chapters/")]
 
 
-def run_chapters() -> dict[str, Path]:
+def run_chapters(at: Folders) -> dict[str, Path]:
     """Execute all chapters that are not current, two at a time; returns name → notebook."""
-    library = inputs_hash([ROOT / "twohop_lib", LOCK])
+    environment = inputs_hash([LIBRARY, at.root / "requirements.lock"])
 
     def run(source: Path) -> tuple[str, Path]:
-        out = EXECUTED / f"{source.stem}.ipynb"
+        out = at.executed / f"{source.stem}.ipynb"
         started = time.perf_counter()
-        ran = execute(source, out, key=inputs_hash([source]) + library)
+        ran = execute(source, out, environment=environment, say=say)
         took = f"executed in {time.perf_counter() - started:.0f} s" if ran else "unchanged"
-        print(f"chapter {source.stem}: {took}", flush=True)
+        say(f"chapter {source.stem}: {took}")
         return source.stem, out
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(run, source) for source in chapters()]
-    failures = [f.exception() for f in futures if f.exception()]
+        futures = [pool.submit(run, source) for source in chapters(at.root)]
+    failures = [error for f in futures if (error := f.exception())]
+    for error in failures:
+        if not isinstance(error, TwohopError):
+            raise error
     if failures:
         raise TwohopError("\n       ".join(str(f) for f in failures))
     return dict(f.result() for f in futures)
 
 
-def status_table(executed: dict[str, Path]) -> str:
-    """The chapters and how long each took, as a Markdown table."""
-    rows = ["| chapter | seconds on this machine |", "|---|---|"]
-    for name, notebook in executed.items():
-        seconds = json.loads(notebook.read_text())["metadata"]["twohop"]["seconds"]
-        title = name.replace("_", " ").capitalize()
-        rows.append(f"| [{title}](../chapters/{name}) | {seconds:.0f} |")
-    return "\n".join(rows)
+def say(line: str) -> None:
+    """Print a line of progress at once, also into a file."""
+    print(line, flush=True)
 
 
-def versions_table() -> str:
-    """What the chapters ran with, as a Markdown table."""
-    from twohop_lib.records import versions
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]
+    )
 
-    rows = [f"| {name} | {version} |" for name, version in versions().items()]
-    return "\n".join(["| package | version |", "|---|---|", *rows])
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """The first heading of a chapter."""
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    return next(line[2:].strip() for line in text.splitlines() if line.startswith("# "))
 
 
 def fill(page: str, values: dict[str, dict[str, str]], where: str) -> str:
@@ -98,76 +134,112 @@ def fill(page: str, values: dict[str, dict[str, str]], where: str) -> str:
         except KeyError:
             raise TwohopError(f"{where} asks for {chapter}.{name}, which was not glued.") from None
 
-    return HEADLINE.sub(value, page)
+    return VALUE.sub(value, page)
 
 
-def stage(executed: dict[str, Path]) -> None:
-    """Lay out what Sphinx reads: config, prose with values filled in, executed chapters."""
-    shutil.rmtree(STAGE, ignore_errors=True)
-    (STAGE / "chapters").mkdir(parents=True)
-    shutil.copytree(ROOT / "book", STAGE / "book", ignore=shutil.ignore_patterns("*.py"))
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    config["repository"]["url"] = repository()
-    (STAGE / "_config.yml").write_text(yaml.safe_dump(config))
-    shutil.copy(ROOT / "_toc.yml", STAGE)
+def still(spec: dict[str, Any]) -> str:
+    """A chart's specification drawn as SVG, for readers without JavaScript."""
+    fixed = spec | ({"width": STILL_WIDTH} if spec.get("width") == "container" else {})
+    return vl_convert.vegalite_to_svg(fixed, vl_version=vega_lite())
+
+
+def vega_lite() -> str:
+    """The version of Vega-Lite that Altair's charts are written for, such as ``6.4``."""
+    return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def stage_scripts(static: Path) -> None:
+    """Lay the two scripts that pages need beside the styles: Vega for charts, MathJax for maths."""
+    bundle = vl_convert.javascript_bundle(vl_version=vega_lite())
     # A function of its own keeps the bundle's names out of the way of the theme's.
-    bundle = f"(function(){{{vl_convert.javascript_bundle()}}})();"
-    (STAGE / "book" / "_static" / "vega.js").write_text(bundle, encoding="utf-8")
+    (static / "vega.js").write_text(f"(function(){{{bundle}}})();", encoding="utf-8")
+    files = importlib.metadata.files("sphinx-mathjax-offline") or []
+    mathjax = next(f for f in files if f.name == "tex-svg.js")
+    shutil.copy(mathjax.locate(), static / "mathjax.js")
+
+
+def stage(at: Folders, executed: dict[str, Path]) -> None:
+    """Lay out what Sphinx reads: config, prose with values filled in, executed chapters."""
+    shutil.rmtree(at.stage, ignore_errors=True)
+    (at.stage / "chapters").mkdir(parents=True)
+    shutil.copytree(at.root / "book", at.stage / "book", ignore=shutil.ignore_patterns("*.py"))
+    config = yaml.safe_load((at.root / "_config.yml").read_text(encoding="utf-8"))
+    config["repository"]["url"] = repository(at.root)
+    (at.stage / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    shutil.copy(at.root / "_toc.yml", at.stage)
+    stage_scripts(at.stage / "book" / "_static")
     values: dict[str, dict[str, str]] = {}
-    for name, notebook in executed.items():
-        loaded = nbformat.read(notebook, as_version=4)
-        values[name] = glued(loaded)
-        nbformat.write(bookify(loaded), STAGE / "chapters" / f"{name}.ipynb")
-    values["status"] = {"chapters": status_table(executed), "versions": versions_table()}
-    values["project"] = {"repository": repository()}
-    for page in (STAGE / "book").glob("*.md"):
-        page.write_text(fill(page.read_text(), values, f"book/{page.name}"))
-
-
-def render() -> None:
-    """Render the staged book; warnings are errors."""
-    command = ["jupyter-book", "build", str(STAGE), "--path-output", str(ROOT)]
-    command += ["-n", "-W", "--keep-going", "-q"]
-    # A venv need not be activated for its own jupyter-book to be found.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    log = BUILD / "sphinx.log"
-    with log.open("w") as out:
-        done = subprocess.run(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path}
+    times = []
+    for name, path in executed.items():
+        notebook = nbformat.read(path, as_version=4)
+        values[name] = glued(notebook)
+        times.append(
+            [
+                f"[{title(notebook)}](../chapters/{name})",
+                f"{notebook.metadata['twohop']['seconds']:.0f}",
+            ]
         )
+        nbformat.write(bookify(notebook, still), at.stage / "chapters" / f"{name}.ipynb")
+    values["status"] = {
+        "chapters": table(["chapter", "seconds on this machine"], times),
+        "versions": table(["package", "version"], [list(kv) for kv in records.versions().items()]),
+    }
+    values["project"] = {"repository": repository(at.root)}
+    for page in (at.stage / "book").glob("*.md"):
+        text = fill(page.read_text(encoding="utf-8"), values, f"book/{page.name}")
+        page.write_text(text, encoding="utf-8")
+
+
+def render(at: Folders) -> None:
+    """Render the staged book; warnings are errors."""
+    # A venv need not be activated for its own jupyter-book to be found.
+    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(at.stage)]
+    command += ["--path-output", str(at.root), "-n", "-W", "--keep-going", "-q"]
+    log = at.build / "sphinx.log"
+    with log.open("w", encoding="utf-8") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
-        lines = [ln for ln in log.read_text().splitlines() if "WARNING" in ln or "ERROR" in ln]
-        shown = "\n".join(lines[-20:] or log.read_text().splitlines()[-20:])
-        raise TwohopError(f"rendering the book failed (whole log: {log}):\n{shown}")
+        lines = log.read_text(encoding="utf-8").splitlines()
+        shown = [ln for ln in lines if "WARNING" in ln or "ERROR" in ln] or lines
+        raise TwohopError(
+            "\n".join([f"rendering the book failed (whole log: {log}):", *shown[-20:]])
+        )
 
 
-def drop_thebe() -> None:
-    """Take out the scripts of Thebe (live code from a network), which the theme adds twice."""
-    for page in HTML.rglob("*.html"):
+def drop_thebe(html: Path) -> None:
+    """Take Thebe's scripts out of every page."""
+    for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         page.write_text(THEBE.sub("", text), encoding="utf-8")
 
 
-def main() -> None:
-    """Execute, stage and render; a second run with nothing changed does none of it."""
-    executed = run_chapters()
-    inputs = [ROOT / "book", ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "pyproject.toml"]
-    key = inputs_hash([*inputs, EXECUTED, ROOT / "twohop_lib" / "nb.py"])
-    stamp = BUILD / "html.key"
-    if not (stamp.exists() and stamp.read_text() == key and (HTML / "index.html").exists()):
-        stamp.unlink(missing_ok=True)
-        shutil.rmtree(HTML, ignore_errors=True)
-        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
-        stage(executed)
-        print("rendering", flush=True)
-        render()
-        drop_thebe()
-        stamp.write_text(key)
-    print(f"the book: {HTML / 'index.html'}")
+def build(root: Path) -> Path:
+    """Execute, stage and render what has changed; returns the book's first page.
+
+    Raises:
+        TwohopError: a chapter failed, a page asks for an unknown value, or Sphinx warned.
+    """
+    at = Folders(root)
+    executed = run_chapters(at)
+    settings = ["_config.yml", "_toc.yml", "pyproject.toml", "requirements.lock"]
+    inputs = [root / "book", *(root / name for name in settings), *executed.values()]
+    key = inputs_hash([*inputs, LIBRARY / "nb.py"])
+    stamp, index = at.build / "html.key", at.html / "index.html"
+    if stamp.exists() and stamp.read_text() == key and index.exists():
+        return index
+    stamp.unlink(missing_ok=True)
+    for old in (at.html, at.build / ".doctrees"):
+        shutil.rmtree(old, ignore_errors=True)
+    stage(at, executed)
+    say("rendering")
+    render(at)
+    drop_thebe(at.html)
+    stamp.write_text(key)
+    return index
 
 
 if __name__ == "__main__":
     try:
-        main()
+        say(f"the book: {build(ROOT)}")
     except TwohopError as error:
         sys.exit(f"error: {error}")

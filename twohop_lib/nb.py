@@ -2,7 +2,7 @@
 
 In a live notebook (Jupyter, Colab) a figure is an ordinary Altair chart with its caption below.
 In the built book the same output becomes a numbered figure that needs no network
-(:func:`bookify`, called when the book is staged).
+(:func:`bookify`, called when the book is staged). Nothing here imports Sphinx.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ import html
 import io
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
 from IPython.display import display
 from PIL import Image
 
+from twohop_lib.errors import TwohopError
+
 CHART_MIME = "application/vnd.twohop.chart+json"
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 GLUE_PREFIX = "application/papermill.record/"
 
 
 def glue(name: str, value: object) -> None:
     """Give a number or sentence a name, for ``{glue:text}`name` `` in the chapter's prose."""
     text = str(value)
+    # The metadata that myst_nb's own glue writes; a live notebook shows the text/plain.
     display(
         {GLUE_PREFIX + "text/plain": text, "text/plain": f"{name} = {text}"},
         metadata={"scrapbook": {"name": name, "mime_prefix": GLUE_PREFIX}},
@@ -35,13 +40,14 @@ def glue(name: str, value: object) -> None:
 def show(chart: alt.TopLevelMixin, name: str, caption: str) -> None:
     """Show a chart as figure ``name``; its ``description`` is what a screen reader says.
 
+    A cell shows one figure, as the last thing it does. ``caption`` is Markdown.
+
     Raises:
         ValueError: the chart has no description.
     """
     spec = chart.to_dict()
-    alt_text = spec.get("description")
-    if not alt_text:
-        raise ValueError(f"figure {name!r} has no description for readers who cannot see it")
+    alt_text = spec.get("description", "")
+    _check_described(alt_text, name)
     _display(
         {
             "text/html": chart.to_html(fullhtml=False, output_div=f"vega-{name}"),
@@ -55,12 +61,22 @@ def show(chart: alt.TopLevelMixin, name: str, caption: str) -> None:
 
 
 def show_picture(picture: Image.Image, name: str, caption: str, alt: str) -> None:
-    """Show a picture as figure ``name``, described by ``alt``."""
+    """Show a picture as figure ``name``, described by ``alt``.
+
+    Raises:
+        ValueError: ``alt`` is empty.
+    """
+    _check_described(alt, name)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     tag = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
     _display({"text/html": tag, "text/plain": f"[figure: {alt}]"}, name, caption, alt)
+
+
+def _check_described(alt_text: str, name: str) -> None:
+    if not alt_text.strip():
+        raise ValueError(f"figure {name!r} has no description for readers who cannot see it")
 
 
 def _display(data: dict[str, Any], name: str, caption: str, alt_text: str) -> None:
@@ -76,45 +92,65 @@ def _display(data: dict[str, Any], name: str, caption: str, alt_text: str) -> No
 # ---- for the book ---------------------------------------------------------------------------
 
 
-def _offline_chart(spec: dict[str, Any], name: str, alt_text: str) -> str:
+def _offline_chart(spec: dict[str, Any], figure: dict[str, str], still: str) -> str:
+    name, label = figure["name"], html.escape(figure["alt"])
     data = json.dumps(spec, sort_keys=True).replace("</", "<\\/")
-    label = html.escape(alt_text)
+    fallback = (
+        f'<noscript><img alt="{label}" src="{_data_url(still)}"></noscript>\n' if still else ""
+    )
     return (
-        f'<div class="vega-figure" id="vega-{name}" role="img" aria-label="{label}">'
-        "</div>\n<script>document.addEventListener('DOMContentLoaded', () => "
+        f'<div class="vega-figure" id="vega-{name}" role="img" aria-label="{label}"></div>\n'
+        f"{fallback}<script>document.addEventListener('DOMContentLoaded', () => "
         f"vegaEmbed('#vega-{name}', {data}, "
         "{actions: false, renderer: 'svg', mode: 'vega-lite'}));</script>"
     )
 
 
-def bookify(notebook: dict[str, Any]) -> dict[str, Any]:
+def _data_url(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def _is_noise(output: dict[str, Any]) -> bool:
+    """Progress bars, log lines, and captions (the book sets its own)."""
+    ours = output.get("metadata", {}).get("twohop", {})
+    return (
+        "caption" in ours or output.get("name") == "stderr" or WIDGET_MIME in output.get("data", {})
+    )
+
+
+def bookify(
+    notebook: dict[str, Any], still: Callable[[dict[str, Any]], str] = lambda spec: ""
+) -> dict[str, Any]:
     """Turn shown figures into numbered ones that need no network; edits and returns ``notebook``.
 
     A cell that shows a figure gets MyST-NB's ``figure`` option, with the caption computed when
-    the chapter ran. Standard error and progress bars are dropped.
+    the chapter ran. Standard error and progress bars are dropped. ``still`` draws a chart's
+    specification as SVG, for readers without JavaScript.
+
+    Raises:
+        TwohopError: a cell shows a figure beside something else, which the option cannot word.
     """
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
-        kept = []
-        for output in cell["outputs"]:
-            ours = output.get("metadata", {}).get("twohop", {})
-            widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-            if "caption" in ours or widget or output.get("name") == "stderr":
-                continue
-            if figure := ours.get("figure"):
-                spec = output["data"].pop(CHART_MIME, None)
-                if spec is not None:
-                    output["data"]["text/html"] = _offline_chart(
-                        spec, figure["name"], figure["alt"]
-                    )
-                option = {"caption": figure["caption"], "name": figure["name"]}
-                cell["metadata"]["mystnb"] = {"figure": option}
-            if "data" in output and any(k.startswith(GLUE_PREFIX) for k in output["data"]):
+        cell["outputs"] = kept = [o for o in cell["outputs"] if not _is_noise(o)]
+        figures = [o for o in kept if "figure" in o.get("metadata", {}).get("twohop", {})]
+        for output in figures:
+            figure = output["metadata"]["twohop"]["figure"]
+            if sum("data" in o for o in kept) > 1:
+                raise TwohopError(
+                    f"Figure {figure['name']!r} shares its cell with another output; "
+                    "give it a cell of its own."
+                )
+            spec = output["data"].pop(CHART_MIME, None)
+            if spec is not None:
+                output["data"]["text/html"] = _offline_chart(spec, figure, still(spec))
+            option = {"caption": figure["caption"], "name": figure["name"]}
+            cell["metadata"]["mystnb"] = {"figure": option}
+        for output in kept:
+            if "scrapbook" in output.get("metadata", {}):
                 output["data"].pop("text/plain", None)
-            kept.append(output)
-        cell["outputs"] = kept
     return notebook
 
 
@@ -130,7 +166,7 @@ def glued(notebook: dict[str, Any]) -> dict[str, str]:
 
 
 _ROLE = re.compile(r"\{(glue:text|cite:[tp]|ref|numref|doc|term)\}`([^`]*)`")
-_FENCE = re.compile(r"^```\{(\w+)\}\s*(.*?)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```\{(\w+)\}[ \t]*(.*?)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def plain_markdown(text: str) -> str:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
 import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.nb import plain_markdown
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+#: Progress is told at most this often, however many cells a chapter has and however long it takes.
+UPDATES, SECONDS_BETWEEN = 10, 15.0
 
 
 def to_notebook(source: Path) -> nbformat.NotebookNode:
@@ -32,13 +37,22 @@ def to_notebook(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+#: Below the first prose of a twin that has computed values in it.
+PENDING = "*Each … is a number that the cells below compute; the rendered book shows it in place.*"
+
+
 def twin(source: Path) -> str:
     """The output-free notebook beside a chapter, for Colab: plain Markdown, nothing executed."""
     notebook = to_notebook(source)
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": {"name": "python"}}
+    told = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
+            computed = "{glue:text}" in cell.source
             cell.source = plain_markdown(cell.source)
+            if computed and not told:
+                cell.source += f"\n\n{PENDING}"
+                told = True
         else:
             cell.execution_count, cell.outputs = None, []
     return nbformat.writes(notebook) + "\n"
@@ -46,12 +60,11 @@ def twin(source: Path) -> str:
 
 def known_parameters(notebook: nbformat.NotebookNode) -> list[str]:
     """The names assigned in the cell tagged ``parameters``."""
-    inferred = papermill.inspect_notebook(notebook)
-    return list(inferred)
+    return list(papermill.inspect_notebook(notebook))
 
 
 def check_parameters(notebook: nbformat.NotebookNode, given: Iterable[str], title: str) -> None:
-    """Raise ``TwohopError`` for a parameter that the chapter lacks (papermill only warns)."""
+    """Refuse a parameter that the chapter does not have (papermill would carry on)."""
     known = known_parameters(notebook)
     for name in given:
         if name not in known:
@@ -66,23 +79,103 @@ def inputs_hash(paths: Iterable[Path]) -> str:
         for file in files:
             if "__pycache__" in file.parts:
                 continue
-            digest.update(str(file.relative_to(root.parent)).encode() + b"\0")
+            digest.update(file.relative_to(root.parent).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def run_key(source: Path, environment: str, parameters: Mapping[str, Any] | None = None) -> str:
+    """What determines a chapter's outputs: its source, its parameters, and ``environment``.
+
+    ``environment`` is a hash of everything else: the library with its data, the versions.
+    """
+    everything = [
+        inputs_hash([source]),
+        environment,
+        platform.python_version(),
+        json.dumps(dict(parameters or {}), sort_keys=True, default=str),
+    ]
+    return hashlib.sha256("\0".join(everything).encode()).hexdigest()
 
 
 def is_current(out: Path, key: str) -> bool:
     """Whether ``out`` holds a complete run with this key."""
     try:
-        return json.loads(out.read_text())["metadata"]["twohop"]["key"] == key
+        return json.loads(out.read_text(encoding="utf-8"))["metadata"]["twohop"]["key"] == key
     except (FileNotFoundError, KeyError, ValueError):
         return False
 
 
+class _Progress:
+    """Which cell is running, and a line now and then that says so."""
+
+    def __init__(self, title: str, cells: int, say: Callable[[str], None]) -> None:
+        self.title, self.cells, self.say = title, cells, say
+        self.cell: Mapping[str, Any] | None = None
+        self.started = self.last = time.monotonic()
+        self.tenth = 0
+
+    def starts(self, cell: Mapping[str, Any]) -> None:
+        self.cell = cell
+
+    def ends(self, index: int) -> None:
+        now = time.monotonic()
+        tenth = UPDATES * (index + 1) // self.cells
+        if tenth <= self.tenth or tenth == UPDATES or now - self.last < SECONDS_BETWEEN:
+            return
+        self.tenth, self.last = tenth, now
+        self.say(
+            f"chapter {self.title}: cell {index + 1} of {self.cells}, {now - self.started:.0f} s"
+        )
+
+    def where(self) -> str:
+        """``cell 12 ('first line')``: numbered as in the chapter's source."""
+        if self.cell is None:
+            return "its first cell"
+        number = str(self.cell.get("id", "")).removeprefix("cell-")
+        first = next((ln for ln in self.cell["source"].splitlines() if ln.strip()), "").strip()
+        return f"cell {int(number) + 1 if number.isdigit() else '(parameters)'} ({first!r})"
+
+
+class _Engine(NBClientEngine):
+    """Papermill's own engine, telling a :class:`_Progress` which cell runs."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, progress: _Progress, **kwargs: Any
+    ) -> Any:
+        cell_start, cell_complete = nb_man.cell_start, nb_man.cell_complete
+
+        def start(cell: Any, cell_index: int | None = None, **more: Any) -> None:
+            progress.starts(cell)
+            cell_start(cell, cell_index, **more)
+
+        def complete(cell: Any, cell_index: int = 0, **more: Any) -> None:
+            cell_complete(cell, cell_index, **more)
+            progress.ends(cell_index)
+
+        nb_man.cell_start, nb_man.cell_complete = start, complete
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+papermill_engines.register("twohop", _Engine)
+
+
 def execute(
-    source: Path, out: Path, parameters: Mapping[str, Any] | None = None, *, key: str
+    source: Path,
+    out: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    environment: str,
+    cell_timeout: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> bool:
-    """Execute a chapter into the notebook ``out``, unless it already holds a run with this key.
+    """Execute a chapter into the notebook ``out``, unless it already holds this very run.
+
+    Args:
+        environment: hash of all that determines the outputs besides source and parameters.
+        cell_timeout: seconds that one cell may take; ``None`` for as long as it likes.
+        say: told a bounded number of progress lines.
 
     Returns:
         Whether the chapter was executed.
@@ -92,33 +185,47 @@ def execute(
             error, and the notebook up to there is kept beside ``out`` as ``*.failed.ipynb``.
     """
     parameters = dict(parameters or {})
-    if is_current(out, key):
-        return False
     notebook = to_notebook(source)
     check_parameters(notebook, parameters, source.stem)
+    key = run_key(source, environment, parameters)
+    if is_current(out, key):
+        return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    waiting, partial = out.with_suffix(".input.ipynb"), out.with_suffix(".partial.ipynb")
-    nbformat.write(notebook, waiting)
+    partial, failed = out.with_suffix(".partial.ipynb"), out.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    progress = _Progress(source.stem, len(notebook.cells) + bool(parameters), say)
     started = time.perf_counter()
     try:
         done = papermill.execute_notebook(
-            waiting, partial, parameters, kernel_name="python3", progress_bar=False, cwd=out.parent
+            notebook,
+            partial,
+            parameters,
+            engine_name="twohop",
+            kernel_name=KERNEL["name"],
+            progress_bar=False,
+            progress=progress,
+            execution_timeout=cell_timeout,
+            # Not papermill's own `cwd`, which moves the whole process, other chapters included.
+            resources={"metadata": {"path": str(out.parent)}},
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
-        failed = out.with_suffix(".failed.ipynb")
-        os.replace(partial, failed)
-        first = next((line for line in error.source.splitlines() if line.strip()), "")
-        raise TwohopError(
-            f"Chapter {source.stem} failed in cell {error.cell_index + 1} ({first.strip()!r}): "
-            f"{error.ename}: {error.evalue}; the notebook so far is {failed}."
-        ) from error
-    finally:
-        waiting.unlink(missing_ok=True)
-    done.metadata["twohop"] = {
-        "key": key,
-        "seconds": round(time.perf_counter() - started, 1),
-        "parameters": parameters,
-    }
-    nbformat.write(done, partial)
-    os.replace(partial, out)
-    return True
+        reason = f"{error.ename}: {error.evalue}"
+    except CellTimeoutError:
+        reason = f"it took longer than {cell_timeout:.0f} s"
+    except DeadKernelError:
+        reason = "the kernel died; perhaps there was not enough memory"
+    else:
+        done.metadata["twohop"] = {
+            "key": key,
+            "seconds": round(time.perf_counter() - started, 1),
+            "parameters": parameters,
+        }
+        nbformat.write(done, partial)
+        os.replace(partial, out)
+        return True
+    os.replace(partial, failed)
+    raise TwohopError(
+        f"Chapter {source.stem} failed in {progress.where()}: {reason}; "
+        f"the notebook so far is {failed}."
+    )
