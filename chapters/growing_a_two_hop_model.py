@@ -63,7 +63,7 @@ except ImportError:
 # %%
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,7 @@ from twohop_lib import charts
 from twohop_lib.benchmark import heraldry, sources
 from twohop_lib.nb import glue, show
 from twohop_lib.organisms import STUDY, corpus, path
+from twohop_lib.organisms.held_out import compare_forms
 from twohop_lib.organisms.recipes import BACKBONE, RECIPES
 from twohop_lib.readouts import gap, vocabulary
 from twohop_lib.runs.evaluate import evaluate
@@ -339,6 +340,19 @@ everything = pd.concat(answers.values())
 everything.groupby(["model", "condition", "wording"], sort=False)[
     "correct"
 ].mean().unstack("wording").style.format("{:.1%}")
+
+# %% [markdown]
+# The longer prompts have held-out forms too: the instruction in another place or other words. For
+# the middle organism, on every fourth question:
+
+# %%
+some = benchmark.select(split=split, wording="standard")
+some = replace(some, questions=some.questions[::4])
+shown = "middle" if "middle" in vlms else organisms[0]
+forms = compare_forms(vlms[shown], some)
+forms.pivot(index="kind", columns="form", values="accuracy").assign(
+    n=len(some.questions)
+).style.format("{:.1%}", subset=["standard", "held out"])
 
 # %% [markdown]
 # ### What is known by construction
