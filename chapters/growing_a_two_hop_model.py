@@ -374,8 +374,8 @@ for name in ["backbone", *organisms]:
 # {cite:t}`venhoff2025toolate` report that LLaVA-style models, whose image tokens are mapped into
 # a finished language model by an adapter, resolve entities late and lose most, while models
 # trained on pictures from the start lose little. The organisms vary that one property by hand.
-# They are tiny, their world is closed, and late fails almost completely, which no published model
-# does.
+# They are tiny, their world is closed, and late fails almost completely, which no model in those
+# papers is reported to do.
 
 # %% [markdown]
 # ## Try it yourself
