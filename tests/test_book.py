@@ -1,0 +1,286 @@
+"""The book's build, on a small book of its own, and what every rendered page must satisfy."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+from twohop_lib.errors import TwohopError
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
+build = sys.modules["book_build"] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(build)
+
+INTRO = "# A small book\n\nIt is {{ demo.answer }}, see {numref}`fig-line`.\n"
+STATUS = "# Status\n\n{{ status.chapters }}\n\n{{ status.versions }}\n"
+CHAPTER = """# %% [markdown]
+# # A demonstration
+#
+# ```{admonition} Key takeaways
+# :class: tip
+#
+# - It is {glue:text}`answer`, says {cite:t}`venhoff2025toolate`; {numref}`fig-red` shows nothing.
+# ```
+#
+# A formula, $a/b$.
+
+# %% tags=["parameters"]
+number = 41  # what one is added to
+
+# %%
+import sys
+
+import altair as alt
+import pandas as pd
+from PIL import Image
+from tqdm.auto import tqdm
+from twohop_lib.nb import glue, show, show_picture
+
+print("on standard error", file=sys.stderr)
+list(tqdm([1]))
+assert not any(name.startswith("sphinx") for name in sys.modules)
+
+# %%
+data = pd.DataFrame({"x": [1, 2], "y": [3, number]})
+line = alt.Chart(data, description="A line", width="container").mark_line()
+show(line.encode(x="x:Q", y="y:Q"), "fig-line", f"A line, *n* = {len(data)}.")
+
+# %%
+show_picture(Image.new("RGB", (9, 9), "red"), "fig-red", "A square.", "A red square")
+
+# %% tags=["remove-cell"]
+glue("answer", number + 1)
+
+# %% [markdown]
+# ```{bibliography}
+# :filter: docname in docnames
+# ```
+"""
+
+
+def fetched(page: BeautifulSoup) -> list[str]:
+    """Addresses that a browser would fetch by itself to show the page."""
+    loaded = [tag.get("src") for tag in page.find_all(src=True)]
+    loaded += [tag["href"] for tag in page.find_all("link", href=True)]
+    loaded += [tag["data"] for tag in page.find_all("object", data=True)]
+    loaded += re.findall(r"(?:import|url)\(\s*['\"]?([^'\")]+)", str(page))
+    return [url for url in loaded if re.match(r"(?:https?:)?//", url)]
+
+
+def faults(page: BeautifulSoup) -> list[str]:
+    """What is wrong with a rendered page, in words."""
+    found = [f"fetches {url}" for url in fetched(page)]
+    found += [f"no text for {tag.get('src', '')[:60]}" for tag in page("img") if not tag.get("alt")]
+    for figure in page("figure"):
+        caption = figure.find("figcaption")
+        text = caption.get_text(" ", strip=True) if caption else ""
+        if not re.match(r"Figure \d+ \S", text):
+            found.append(f"figure {figure.get('id')} has no number and caption: {text!r}")
+        described = figure.find("img", alt=True) or figure.find(
+            role="img", attrs={"aria-label": True}
+        )
+        if not described or not (described.get("alt") or described.get("aria-label")):
+            found.append(f"figure {figure.get('id')} has no description")
+    ids = [tag["id"] for tag in page.find_all(id=re.compile("^vega-"))]
+    found += [f"chart {name} is there twice" for name in set(ids) if ids.count(name) > 1]
+    if page(id=re.compile("^vega-")) and not page("script", src=re.compile(r"_static/vega\.js")):
+        found.append("charts without vega.js")
+    return found
+
+
+def parsed(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The root of a small book with the real settings, built."""
+    root = tmp_path_factory.mktemp("book")
+    (root / "chapters").mkdir()
+    for name in ("_config.yml", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    (root / "book" / "intro.md").write_text(INTRO)
+    (root / "book" / "status.md").write_text(STATUS)
+    (root / "chapters" / "demo.py").write_text(CHAPTER)
+    (root / "chapters" / "demo.ipynb").write_text("the twin, which is for Colab only")
+    parts = [{"chapters": [{"file": "chapters/demo"}, {"file": "book/status"}]}]
+    toc = {"format": "jb-book", "root": "book/intro", "parts": parts}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    assert build.build(root) == root / "_build" / "html" / "index.html"
+    return root
+
+
+@pytest.fixture
+def html(small) -> Path:
+    return small / "_build" / "html"
+
+
+def test_the_checkout_stays_clean(small):
+    assert {p.name for p in small.iterdir()} == {
+        *("_build", "_config.yml", "_toc.yml", "book", "chapters"),
+        *("pyproject.toml", "requirements.lock"),
+    }
+    assert {p.name for p in (small / "chapters").iterdir()} == {"demo.py", "demo.ipynb"}
+    assert not (small / "book" / "_static" / "vega.js").exists()
+    assert yaml.safe_load((small / "_config.yml").read_text())["repository"]["url"] == ""
+
+
+def test_no_page_of_the_small_book_has_a_fault(html):
+    pages = sorted(html.rglob("*.html"))
+    assert {"intro.html", "demo.html", "search.html"} <= {p.name for p in pages}
+    assert {p.name: faults(parsed(p)) for p in pages if faults(parsed(p))} == {}
+
+
+def test_styles_and_scripts_fetch_nothing(html):
+    for style in (html / "_static").rglob("*.css"):
+        assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", style.read_text(encoding="utf-8"))
+    assert (html / "_static" / "mathjax.js").stat().st_size > 1e6
+    assert "vegaEmbed" in (html / "_static" / "vega.js").read_text(encoding="utf-8")
+
+
+def test_figures_are_numbered_captioned_and_described(html):
+    page = parsed(html / "chapters" / "demo.html")
+    line, red = page("figure")
+    assert line.find(id="vega-fig-line")["aria-label"] == "A line"
+    assert line.find("noscript").find("img")["src"].startswith("data:image/svg+xml;base64,")
+    assert line.figcaption.get_text(" ", strip=True).startswith("Figure 1 A line, n = 2.")
+    assert red.img["alt"] == "A red square"
+    assert red.figcaption.get_text(" ", strip=True).startswith("Figure 2 A square.")
+
+
+def test_computed_values_stand_in_prose_above_and_on_other_pages(html):
+    page = parsed(html / "chapters" / "demo.html")
+    takeaways = page.find(class_="admonition").get_text(" ", strip=True)
+    assert "It is 42, says Venhoff" in re.sub(r"\s+([,;])", r"\1", takeaways)
+    assert "Figure 2 shows nothing" in takeaways
+    intro = parsed(html / "book" / "intro.html").article.get_text(" ", strip=True)
+    assert "It is 42, see Figure 1 ." in intro
+    status = parsed(html / "book" / "status.html")
+    assert status.find("a", string="A demonstration")["href"] == "../chapters/demo.html"
+    assert "transformers" in status.article.get_text()
+
+
+def test_noise_is_not_shown(html):
+    text = parsed(html / "chapters" / "demo.html").article.get_text()
+    assert "on standard error" not in text.replace('print("on standard error"', "")
+    assert "answer = 42" not in text and "0/1" not in text and "1/1" not in text
+
+
+def test_the_rocket_opens_the_twin_in_the_repository(html):
+    address = build.repository(ROOT).removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{address}/blob/main/chapters/demo.ipynb"
+    links = [a["href"] for a in parsed(html / "chapters" / "demo.html").find_all("a", href=True)]
+    assert colab in links
+
+
+def test_nothing_is_done_again_while_nothing_changed(small, monkeypatch, capsys):
+    def never(*args):
+        raise AssertionError("rendered again")
+
+    monkeypatch.setattr(build, "render", never)
+    build.build(small)
+    assert capsys.readouterr().out == "chapter demo: unchanged\n"
+    style = small / "book" / "_static" / "book.css"
+    before = style.read_text()
+    style.write_text(before + "/* changed */\n")
+    with pytest.raises(AssertionError, match="rendered again"):
+        build.build(small)
+    style.write_text(before)
+
+
+def test_a_changed_library_or_lock_executes_again(small, monkeypatch, tmp_path):
+    environments = []
+
+    def execute(source, out, *, environment, say):
+        environments.append(environment)
+        return False
+
+    monkeypatch.setattr(build, "execute", execute)
+    library = tmp_path / "twohop_lib"
+    library.mkdir()
+    monkeypatch.setattr(build, "LIBRARY", library)
+    at = build.Folders(small)
+    build.run_chapters(at)
+    (library / "weights.safetensors").write_bytes(b"1")
+    build.run_chapters(at)
+    lock = small / "requirements.lock"
+    before = lock.read_text()
+    lock.write_text(before + "# changed\n")
+    build.run_chapters(at)
+    lock.write_text(before)
+    build.run_chapters(at)
+    assert len(set(environments)) == 3 and environments[1] == environments[3]
+
+
+def test_every_failing_chapter_is_told(small, monkeypatch):
+    def execute(source, out, *, environment, say):
+        raise TwohopError(f"Chapter {source.stem} failed in cell 4 ('x'): why.")
+
+    monkeypatch.setattr(build, "execute", execute)
+    monkeypatch.setattr(build, "chapters", lambda root: [Path("one.py"), Path("two.py")])
+    with pytest.raises(TwohopError, match=r"Chapter one failed(.|\n)*Chapter two failed in cell 4"):
+        build.build(small)
+
+
+def test_a_page_that_asks_for_an_unknown_value_is_told():
+    with pytest.raises(TwohopError, match=r"book/intro\.md asks for demo\.anser"):
+        build.fill("It is {{ demo.anser }}.", {"demo": {"answer": "42"}}, "book/intro.md")
+
+
+def test_a_warning_fails_the_build_and_the_next_build_repairs_it(small, html):
+    page = small / "book" / "intro.md"
+    page.write_text(INTRO + "\n{numref}`no-such-figure`\n")
+    with pytest.raises(TwohopError, match=r"intro\.md:5: WARNING: .*no-such-figure"):
+        build.build(small)
+    page.write_text(INTRO)
+    build.build(small)
+    assert "no-such-figure" not in (html / "book" / "intro.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("<script src='https://cdn.jsdelivr.net/x.js'></script>", "fetches https://cdn"),
+        ("<link href='//fonts.example/x.css' rel='stylesheet'>", "fetches //fonts"),
+        ("<style>@import url(https://x.example/y.css)</style>", "fetches https://x"),
+        ("<script>import('https://esm.sh/vega')</script>", "fetches https://esm"),
+        ("<img src='a.png'>", "no text for a.png"),
+        ("<figure id='f'><img src='a.png' alt='A'></figure>", "figure f has no number"),
+        ("<figure><figcaption>Figure 1 A.</figcaption><p></p></figure>", "has no description"),
+        ("<div id='vega-a'></div>", "charts without vega.js"),
+        ("<div id='vega-a'></div><div id='vega-a'></div>", "chart vega-a is there twice"),
+    ],
+)
+def test_faults_are_found(broken, told):
+    assert any(told in fault for fault in faults(BeautifulSoup(broken, "html.parser")))
+
+
+def test_no_page_of_the_book_itself_has_a_fault():
+    html = ROOT / "_build" / "html"
+    if not (html / "index.html").exists():
+        pytest.skip("the book is not built: make book")
+    pages = sorted(html.rglob("*.html"))
+    assert {str(p): faults(parsed(p)) for p in pages if faults(parsed(p))} == {}
+    for chapter in build.chapters(ROOT):
+        executed = nbformat.read(ROOT / "_build" / "executed" / f"{chapter.stem}.ipynb", 4)
+        outputs = [o for cell in executed.cells for o in cell.get("outputs", ())]
+        shown = [o.metadata.twohop.figure for o in outputs if "figure" in about(o)]
+        figures = parsed(html / "chapters" / f"{chapter.stem}.html")("figure")
+        assert [figure["id"] for figure in figures] == [figure["name"] for figure in shown]
+        assert shown, f"{chapter.stem} shows no figure"
+
+
+def about(output: dict) -> dict:
+    """What twohop_lib.nb noted on an output."""
+    return output.get("metadata", {}).get("twohop", {})
