@@ -103,8 +103,9 @@ def run_chapters(at: Folders) -> dict[str, Path]:
 
 
 def say(line: str) -> None:
-    """Print a line of progress at once, also into a file."""
-    print(line, flush=True)
+    """Print a line of progress at once, and whole: two chapters run side by side."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
