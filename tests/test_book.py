@@ -92,6 +92,8 @@ def faults(page: BeautifulSoup) -> list[str]:
             found.append(f"figure {figure.get('id')} has no description")
     ids = [tag["id"] for tag in page.find_all(id=re.compile("^vega-"))]
     found += [f"chart {name} is there twice" for name in set(ids) if ids.count(name) > 1]
+    if "THEBE_JS_URL" in str(page):
+        found.append("declares Thebe's address, twice: an error in the console")
     if page(id=re.compile("^vega-")) and not page("script", src=re.compile(r"_static/vega\.js")):
         found.append("charts without vega.js")
     return found
