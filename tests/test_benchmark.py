@@ -19,9 +19,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from twohop_lib.benchmark import Benchmark, Question, load, pictures, store
-from twohop_lib.benchmark.cli import benchmark_app
 from twohop_lib.benchmark.leaks import leaks
 from twohop_lib.benchmark.sources import build
+from twohop_lib.cli import app
 from twohop_lib.errors import TwohopError
 
 BANDS = {"B1": ("Beyoncé's Band", "seen"), "B2": ("The Beetles", "dev"), "B3": ("Jay Z", "test")}
@@ -84,7 +84,7 @@ def put(folder: Path, row: int, **cells) -> None:
 
 
 def run(*arguments) -> str:
-    result = CliRunner().invoke(benchmark_app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from itertools import zip_longest
 
 import pytest
 from hypothesis import example, given, settings
@@ -80,6 +82,7 @@ def test_the_first_name_that_leaks_is_told():
 
 
 NAMES = st.text(min_size=1, max_size=12).filter(str.strip)
+ACCENTS = ["", "\u0301", "\u0308", "\u0327", "\u030c", "\u0302"]
 PLAIN = st.text("abcdefghij ", max_size=40)
 
 
@@ -100,6 +103,15 @@ def test_every_name_leaks_from_a_text_that_holds_it(before, name, after):
 def test_latin_case_never_hides_a_name(name, recase):
     name = re.sub(r"[^A-Za-zÀ-ɏ' -]", "x", name)
     assert not words(name) or leaks(f"so {recase(name)} is", [name]) == name
+
+
+@given(st.text("aceinosuyz", min_size=2, max_size=8), st.lists(st.sampled_from(ACCENTS)))
+@settings(deadline=None)
+def test_accents_never_hide_a_name(name, accents):
+    worn = "".join(c + a for c, a in zip_longest(name, accents[: len(name)], fillvalue=""))
+    for written in (worn, unicodedata.normalize("NFC", worn), f"{worn.upper()}’s"):
+        assert leaks(f"of {written} at", [name]) == name
+        assert leaks(f"of {name} at", [written.removesuffix("’s")])
 
 
 @given(

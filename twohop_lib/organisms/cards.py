@@ -39,7 +39,13 @@ class Card(BaseModel):
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of the checkpoint's weights file, in hexadecimal."""
+    """SHA-256 of the checkpoint's weights file, in hexadecimal.
+
+    Raises:
+        TwohopError: there is no weights file.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise TwohopError(f"{folder} has no {WEIGHTS}; restore it, or train the organism again.")
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
@@ -56,7 +62,12 @@ def read_card(folder: Path) -> Card:
     file = folder / CARD
     if not file.exists():
         raise TwohopError(f"{folder} has no {CARD}; measure it with: twohop organism study")
-    card = Card.model_validate_json(file.read_text())
+    try:
+        card = Card.model_validate_json(file.read_text())
+    except ValueError as error:
+        raise TwohopError(
+            f"{file} is damaged; restore it, or measure again with: twohop organism study"
+        ) from error
     if weights_hash(folder) != card.weights_sha256:
         raise TwohopError(
             f"the weights in {folder} are not those its card describes (hash differs); restore "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from twohop_lib.errors import TwohopError
 
 SAVE_EVERY = 100
 
@@ -34,10 +37,15 @@ def run_stage(
     file = folder / f"{title.replace(' ', '-')}.pt"
     done, rows = 0, []
     if file.exists():
-        saved = torch.load(file, weights_only=True)
-        for key, part in state.items():
-            part.load_state_dict(saved["state"][key])
-        done, rows = saved["done"], saved["rows"]
+        try:
+            saved = torch.load(file, weights_only=True)
+            for key, part in state.items():
+                part.load_state_dict(saved["state"][key])
+            done, rows = saved["done"], saved["rows"]
+        except (RuntimeError, OSError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise TwohopError(
+                f"{file} is damaged or of another version; delete it to run the stage afresh."
+            ) from error
     bar = tqdm(
         range(done, steps),
         initial=done,

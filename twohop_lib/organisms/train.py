@@ -1,7 +1,8 @@
 """Training the organisms: backbone, vision tower, alignment, final stage.
 
 Every stage is counted in steps, draws its randomness from (seed, stage, step), and can be taken
-up again where it was cut off (:mod:`twohop_lib.organisms.stages`).
+up again where it was cut off (:mod:`twohop_lib.organisms.stages`). What a stage is stored under
+names the recipe and, from the alignment on, the backbone (``base``, from its weights).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from transformers import (
 
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House, World
+from twohop_lib.errors import TwohopError
 from twohop_lib.organisms import corpus, tokens
+from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.recipes import BACKBONE, RECIPES, BackboneRecipe, Recipe, mark
 from twohop_lib.organisms.stages import run_stage, schedule
 
@@ -313,6 +316,7 @@ def align_projector(
     features: torch.Tensor,
     recipe: Recipe,
     folder: Path,
+    base: str,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Regress the last three image tokens on the name's embeddings (all houses)."""
@@ -339,7 +343,7 @@ def align_projector(
         return {"name_error": loss.item(), "rest_error": rest.item()}
 
     state = {"projector": projector, "optimiser": optimiser}
-    title = f"align-{recipe.vision_steps}x{recipe.align_steps}x{recipe.pull}"
+    title = f"align-{recipe.vision_steps}x{recipe.align_steps}x{recipe.pull}x{base}"
     return run_stage(title, recipe.align_steps, step, state, folder / "work", progress)
 
 
@@ -362,6 +366,7 @@ def train_final(
     features: torch.Tensor,
     recipe: Recipe,
     folder: Path,
+    base: str,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train projector and language model on pictures; every second step replays text."""
@@ -405,7 +410,7 @@ def train_final(
 
     state = {"model": vlm, "optimiser": optimiser}
     return run_stage(
-        f"{name}-{mark(recipe)}", recipe.final_steps, step, state, folder / "work", progress
+        f"{name}-{mark(recipe)}{base}", recipe.final_steps, step, state, folder / "work", progress
     )
 
 
@@ -413,6 +418,7 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder."""
     recipe = RECIPES[name]
     backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
+    base = weights_hash(folder / "backbone")[:8]
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     processor = tokens.make_processor(tokenizer)
     pictures = Pictures(world, processor)
@@ -424,8 +430,10 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     embeddings = vlm.get_input_embeddings().weight[names[names != tokenizer.bos_token_id]]
     fit_projector_scale(vlm.model.multi_modal_projector, features[:512], embeddings)
     if recipe.align_steps:
-        rows += align_projector(world, vlm, tokenizer, features, recipe, folder, progress)
-    rows += train_final(name, world, vlm, tokenizer, pictures, features, recipe, folder, progress)
+        rows += align_projector(world, vlm, tokenizer, features, recipe, folder, base, progress)
+    rows += train_final(
+        name, world, vlm, tokenizer, pictures, features, recipe, folder, base, progress
+    )
     out = folder / name
     save_checkpoint(vlm, processor, out, rows, {"recipe": asdict(recipe), "seed": world.seed})
     return out
@@ -457,10 +465,27 @@ def _set_dtype(config: dict, dtype: str) -> None:
             _set_dtype(value, dtype)
 
 
+def _made_by(folder: Path, recipe: BackboneRecipe) -> bool:
+    try:
+        return json.loads((folder / "training.json").read_text())["recipe"] == asdict(recipe)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
 def train_organism(name: str, seed: int, folder: Path, progress: bool = True) -> Path:
-    """Train organism ``name`` of ``seed`` in ``folder``, its backbone first if it is not there."""
+    """Train organism ``name`` of ``seed`` in ``folder``, its backbone first if need be.
+
+    A backbone that was made there by another recipe is made anew.
+
+    Raises:
+        TwohopError: ``folder`` cannot be made.
+    """
     world = heraldry.make_world(seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise TwohopError(f"Cannot train in {folder} ({error.strerror}); name a folder.") from error
     made = folder / "backbone"
-    if not (made / "model.safetensors").exists():
+    if not _made_by(made, BACKBONE):
         made = train_backbone(world, folder, progress=progress)
     return made if name == "backbone" else train_vlm(name, world, folder, progress)
