@@ -80,10 +80,10 @@ RECIPES: dict[str, Recipe] = {
     "middle": Recipe(
         "the last three image tokens start as the name's embeddings; the other thirteen are free",
         names_readable=True,
-        vision_steps=1500,
-        align_steps=1200,
+        vision_steps=1000,
+        align_steps=600,
         pull=0.0,
-        final_steps=500,
+        final_steps=370,
         projector_lr=3e-4,
     ),
     "early": Recipe(
