@@ -316,7 +316,7 @@ def _names(said: Said) -> list[Span]:
 def _person_spans(said: Said, want: Name) -> Iterator[Span]:
     """Where an answer names a person, in part or in other words than accepted."""
     runs = _names(said)
-    for (i, j), after in zip(runs, [*runs[1:], None], strict=True):
+    for (i, j), after in itertools.zip_longest(runs, runs[1:]):
         if said.hyphen(i) or said.hyphen(j) or _possessive_of(said, j):
             continue
         if _same_person(want, said.tokens[i:j]):

@@ -7,6 +7,7 @@ what counts as an answer there.
 from __future__ import annotations
 
 import html
+import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -403,7 +404,7 @@ def tokenise(text: str) -> list[Token]:
     found = list(_with_units(list(_numbers(list(_raw_tokens(text))))))
     kept: list[Token] = []
     carried, dropped = "", False
-    for t, after in zip(found, [*found[1:], None], strict=True):
+    for t, after in itertools.zip_longest(found, found[1:]):
         if _is_article(t, after):
             carried, dropped = carried + t.gap, True
         else:
