@@ -80,8 +80,8 @@ print(
 facts = table.drop_duplicates(["entity_id", "relation"])
 glue("bench_seed", str(seed))
 glue("n_entities", str(len(built.entities())))
-glue("n_facts", f"{len(facts):,}")
-glue("n_questions", f"{len(table):,}")
+glue("n_facts", str(len(facts)))
+glue("n_questions", str(len(table)))
 glue("n_wordings", str(table["wording"].nunique()))
 
 # %% [markdown]

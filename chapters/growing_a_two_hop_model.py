@@ -133,7 +133,7 @@ glue(
     f"{sum(p.numel() for p in llm.model.parameters()) / 1e6:.1f}",
 )
 glue("n_houses", str(len(world.houses)))
-glue("n_facts", f"{len(world.houses) * len(heraldry.RELATIONS):,}")
+glue("n_facts", str(len(world.houses) * len(heraldry.RELATIONS)))
 glue("text_recall", f"{100 * by_wording['standard']:.1f}")
 held_out = by_wording[["held-out-1", "held-out-2"]].min()
 glue(
