@@ -152,6 +152,24 @@ def test_numbers_match_by_value_only(a: int, b: int) -> None:
     assert matches(str(a), [str(b)]) is (a == b)
 
 
+@pytest.mark.parametrize(
+    ("answer", "accepted", "right"),
+    [
+        ("1961", "4 August 1961", True),
+        ("August 1961", "4 August 1961", True),
+        ("4 August 1961", "1961", True),
+        ("4 August", "4 August 1961", False),
+        ("August", "4 August 1961", False),
+        ("5 August 1961", "4 August 1961", False),
+        ("4 August 1962", "4 August 1961", False),
+    ],
+)
+def test_a_date_may_be_given_in_part_from_the_year_on(
+    answer: str, accepted: str, right: bool
+) -> None:
+    assert matches(answer, [accepted]) is right
+
+
 @pytest.mark.parametrize("answer", ["", " ", "\n", ".", "I don't know.", "Unknown", "N/A"])
 def test_refusals_are_wrong(answer: str) -> None:
     assert not matches(answer, ["Paris"])

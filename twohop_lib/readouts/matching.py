@@ -34,7 +34,12 @@ Our rule, ``twohop``, asks whether the answer *commits* to an accepted answer. I
 
 What it does not do: know synonyms, translations, nationalities or places that are not listed as
 accepted; convert units; understand negation, hedges or number words in languages other than
-English; look at the question; judge whether the explanation around a right answer is true.
+English; tell compounds in lower case apart (*sea lion* passes for *lion*); look at the question
+(*Obama* passes for any of that name, and all parts of *singer and actor* must be accepted); judge
+whether the explanation around a right answer is true.
+
+How texts become words is in :mod:`twohop_lib.readouts.words`, how turns become clauses in
+:mod:`twohop_lib.readouts.claims`.
 """
 
 from __future__ import annotations
