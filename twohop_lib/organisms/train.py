@@ -487,5 +487,5 @@ def train_organism(name: str, seed: int, folder: Path, progress: bool = True) ->
         raise TwohopError(f"Cannot train in {folder} ({error.strerror}); name a folder.") from error
     made = folder / "backbone"
     if not _made_by(made, BACKBONE):
-        made = train_backbone(world, folder, progress=progress)
+        made = train_backbone(world, folder, BACKBONE, progress)
     return made if name == "backbone" else train_vlm(name, world, folder, progress)

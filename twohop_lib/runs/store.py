@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MODULES = (
     "prompts.py",
     "readouts/matching.py",
+    "readouts/words.py",
+    "readouts/claims.py",
     "runs/generate.py",
     "runs/evaluate.py",
     "runs/store.py",
