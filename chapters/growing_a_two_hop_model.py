@@ -30,6 +30,7 @@
 #   pictures. They differ in what their image tokens look like at the door of the language model:
 #   read as words, the last ones spell the house's name in {glue:text}`spelled_late` % (late),
 #   {glue:text}`spelled_middle` % (middle) and {glue:text}`spelled_early` % (early) of the pieces.
+#   Early differs from middle in the tokens before these: its recipe quietens them.
 # - That a VLM can name a house says nothing about whether it can recall a fact about it:
 #   {glue:text}`late_facts` % (late), {glue:text}`middle_facts` % (middle) and
 #   {glue:text}`early_facts` % (early).

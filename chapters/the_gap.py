@@ -132,8 +132,9 @@ glue(
 
 # %% [markdown]
 # All three recognise the houses and know the facts. They share world and backbone, and were taught
-# the same things about pictures. What differs is how much their image tokens resembled names before
-# the language model learnt to use them; *Growing a two-hop model* says exactly how.
+# the same things about pictures. What differs is what their image tokens were before the language
+# model learnt to use them: nothing like names (late), names behind other, free tokens (middle), or
+# names and little else (early). *Growing a two-hop model* says exactly how.
 
 # %% [markdown]
 # ## The method
