@@ -180,14 +180,11 @@ for text, content in [
 # %% [markdown]
 # ## The sweep
 #
-# The library asks every question in every condition: by name, by picture, with a blank picture,
-# and with picture and name together (*full information*).
+# The library asks every question in the conditions that are left: by picture, with a blank picture,
+# with picture and name together (*full information*), and with the name first.
 
 # %%
 conditions = (
-    "llm_by_name",
-    "identify",
-    "by_name",
     "by_picture",
     "blank_by_name",
     "blank_by_picture",
@@ -195,13 +192,19 @@ conditions = (
     "name_first",
 )
 answers = {
-    name: evaluate(
-        vlm,
-        llm,
-        questions,
-        conditions=conditions,
-        model_name=name,
-        batch_size=batch_size,
+    name: pd.concat(
+        [
+            able[name],
+            evaluate(
+                vlm,
+                llm,
+                questions,
+                conditions=conditions,
+                model_name=name,
+                batch_size=batch_size,
+            ),
+        ],
+        ignore_index=True,
     )
     for name, vlm in vlms.items()
 }
