@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -122,6 +123,19 @@ def load_llm(
     return Llm(model, tokenizer, name, source)
 
 
+def load_config(path_or_id: str | Path, revision: str | None = None) -> Any:
+    """Load a checkpoint's configuration only: what kind of model it is, and its sizes.
+
+    Raises TwohopError if there is no such model, or ``transformers`` does not know its kind.
+    """
+    source, _ = _locate(path_or_id)
+    try:
+        # False, not the default: a checkpoint with code of its own would ask at the keyboard.
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _loading_error(error, source, "language") from error
+
+
 def _locate(path_or_id: str | Path) -> tuple[str, str]:
     """Return what to load from (a folder that is there, or a hub id) and the model's name."""
     text = str(path_or_id)
@@ -184,6 +198,11 @@ def _load_front(auto: Any, source: str, what: str, revision: str | None) -> Any:
         return auto.from_pretrained(source, revision=revision)
     except Exception as error:
         hub_error = _hub_error(error, source)
+        if hub_error is None and isinstance(error, ImportError):
+            raise TwohopError(
+                f"The {what} of {source} needs a package that is not installed "
+                f"({_first_sentence(error)}); install it."
+            ) from error
         raise hub_error or TwohopError(
             f"The {what} of {source} cannot be loaded ({_first_sentence(error)}); add the {what} "
             "files of the model it was made from."
@@ -205,6 +224,20 @@ def _loading_error(error: Exception, source: str, what: str) -> TwohopError:
             "quantised, or with device='auto'."
         )
     line = _first_sentence(error)
+    # torch says so of the CPU's memory, accelerate of a quantised model's layers.
+    words = ("can't allocate memory", "not enough memory", "dispatched on the CPU or the disk")
+    if isinstance(error, MemoryError) or any(said in str(error) for said in words):
+        return TwohopError(
+            f"{source} does not fit into memory here; load it with a smaller dtype, quantised, "
+            "or on a larger machine (twohop models lists what fits where)."
+        )
+    if "trust_remote_code" in str(error):
+        return TwohopError(
+            f"{source} brings code of its own, which is not run here; pick a model that "
+            "transformers itself implements."
+        )
+    if isinstance(error, ImportError):
+        return TwohopError(f"Loading {source} needs a package that is not installed ({line}).")
     if isinstance(error, ValueError) and "onfiguration class" in line:
         article = "an" if what[0] in "aeiou" else "a"
         return TwohopError(
