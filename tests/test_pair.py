@@ -339,7 +339,11 @@ def test_what_the_hub_says_is_told(monkeypatch, folders, cause, message):
     fails(message, folders[0], "x/y")
 
 
-def test_a_checkpoint_with_code_of_its_own_is_told(folders, tmp_path):
+def test_a_checkpoint_with_code_of_its_own_is_told_and_nothing_asked(
+    monkeypatch, folders, tmp_path
+):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "n")
     own = changed(
         folders[0],
         tmp_path / "own",
@@ -347,6 +351,7 @@ def test_a_checkpoint_with_code_of_its_own_is_told(folders, tmp_path):
         auto_map={"AutoConfig": "configuration_someones.SomeonesConfig"},
     )
     fails("brings code of its own, which is not run here", own)
+    assert not asked
 
 
 def test_an_unknown_architecture_is_told(folders, tmp_path):

@@ -115,6 +115,13 @@ def test_the_table_keeps_every_id_whole_in_80_columns(arguments):
     assert "20% more" in text and "not documented" in text and "accept its terms" in text
 
 
+def test_what_fits_is_shown_for_the_model_and_for_the_pair():
+    lines = run("--fits", "16GB").stdout.splitlines()
+    told = {line.split()[0]: line.split()[-2:] for line in lines if "/" in line}
+    assert told["llava-hf/llava-1.5-7b-hf"] == ["8-bit", "4-bit"]
+    assert told["llava-hf/llava-1.5-13b-hf"] == ["4-bit", "–"]
+
+
 def test_marks_are_explained_only_where_they_occur():
     text = run("--class", "native", columns=120).stdout
     assert "~" not in text and "vicuna" not in text and "Gated" in text

@@ -25,13 +25,14 @@ from twohop_lib.runs.generate import Llm, Vlm, load_config, load_llm, load_vlm
 
 Quantise = Literal["4bit", "8bit"]
 
-#: What both tokenizers have to turn into the same ids: names, accents, digits, punctuation.
+#: What both tokenizers have to turn into the same ids: names, accents, digits, punctuation. None
+#: starts with a space: there, conversions of one and the same tokenizer are known to differ.
 TEXTS = (
     "Who was the architect of St. Peter's Basilica?",
     "The capital of Côte d'Ivoire is Yamoussoukro; São Tomé, Łódź and Malmö are cities.",
     "In 1961, 3.14 % of 12,345 people paid $9.99 (or £7/€8) - twice!",
     'She said: "Jay-Z & Beyoncé?" … [No], it\'s {Zoë} <Müller>.',
-    "  two spaces,\ta tab\nand a new line",
+    "First name the person.\nThen answer: where were they born?",
     "東京 Москва Αθήνα القاهرة",
 )
 #: How many numbers of a weight are compared at a time, so that no copy of it is made in float32.
