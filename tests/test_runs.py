@@ -209,7 +209,7 @@ def test_the_template_and_the_tokenizer_write_one_bos_between_them(vlm):
     )
     model = generate.Llm(vlm.model, tokenizer, "x")
     for text in ("<bos>USER: Who", "USER: Who"):
-        ids = generate._encode(model, [text], [None], "left")["input_ids"][0].tolist()
+        ids = generate.encode(model, [text], [None], "left")["input_ids"][0].tolist()
         assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
 
 

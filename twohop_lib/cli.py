@@ -9,6 +9,7 @@ import typer
 from twohop_lib import __version__
 from twohop_lib.benchmark.cli import benchmark_app
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.check_cli import check
 from twohop_lib.models.cli import models
 from twohop_lib.organisms.cli import organism_app
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(organism_app, name="organism")
 app.command()(models)
+app.command()(check)
 
 
 @app.command()

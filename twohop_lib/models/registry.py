@@ -109,3 +109,16 @@ def parse_memory(text: str) -> float:
     if memory <= 0:
         raise TwohopError(f"--fits takes an amount of memory such as 16GB, not {text!r}.")
     return memory
+
+
+#: Which class the types of ``transformers`` belong to that are shown pictures in the stream.
+_NATIVE_TYPES = ("qwen", "gemma3", "gemma4", "internvl", "llama4", "chameleon", "emu3", "glm")
+
+
+def architecture_class(row: Row | None, model_type: str, cross_attention: bool) -> str:
+    """Return a model's class: the registry's, or by its layout and its type."""
+    if row is not None:
+        return row.architecture_class
+    if cross_attention:
+        return "cross-attention"
+    return "native" if model_type.startswith(_NATIVE_TYPES) else "adapter"

@@ -42,3 +42,13 @@ def path(name: str, seed: int = 0) -> Path:
         f"organism {name!r} of seed {seed} is not on this machine; "
         f"train it with: twohop organism train {name} --seed {seed}"
     )
+
+
+def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, str | None]:
+    """Where a VLM and its backbone are: an organism's name is turned into its two folders.
+
+    Anything else (a folder, a hub id) is returned as it is.
+    """
+    if vlm not in NAMES or Path(vlm).exists():
+        return vlm, llm
+    return str(path(vlm, seed)), llm or str(path(NAMES[0], seed))

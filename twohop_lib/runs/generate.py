@@ -330,7 +330,7 @@ def answer(
     shown = _shown(prompts, images)
 
     def run(rows: list[int]) -> list[str]:
-        inputs = _encode(model, [texts[i] for i in rows], [shown[i] for i in rows], "left")
+        inputs = encode(model, [texts[i] for i in rows], [shown[i] for i in rows], "left")
         out = model.model.generate(
             **inputs,
             **GREEDY,
@@ -373,7 +373,7 @@ def score(
 
     def run(rows: list[int]) -> list[float]:
         # Padding on the right: every position is what it would be for the row alone.
-        inputs = _encode(model, [texts[i] for i in rows], [shown[i] for i in rows], "right")
+        inputs = encode(model, [texts[i] for i in rows], [shown[i] for i in rows], "right")
         ids, ends = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()
         first = min(end - lengths[i] for i, end in zip(rows, ends, strict=True)) - 1
         keep = ids.shape[1] - first
@@ -414,18 +414,23 @@ def _shown(
     return shown
 
 
-def _special_tokens(model: Vlm | Llm, text: str) -> dict[str, bool]:
+def special_tokens(model: Vlm | Llm, text: str) -> dict[str, bool]:
     """Keep the tokenizer from writing a second <bos> where the template wrote one."""
     bos = model.tokenizer.bos_token
     return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
 
 
-def _encode(
+def encode(
     model: Vlm | Llm, texts: list[str], images: list[Image.Image | None], padding_side: str
 ) -> dict[str, Any]:
-    """Return the model's inputs for a batch in which all rows show a picture or none does."""
+    """Return the model's inputs for a batch in which all rows show a picture or none does.
+
+    ``texts`` are rendered prompts, ``images[i]`` the picture of ``texts[i]`` or None. Rows of
+    different length are padded on ``padding_side``. Tensors are on the model's device, pictures
+    in its dtype.
+    """
     options = {"padding": True, "padding_side": padding_side, "return_tensors": "pt"}
-    options |= _special_tokens(model, texts[0])
+    options |= special_tokens(model, texts[0])
     if images[0] is None:
         inputs = model.tokenizer(texts, **options)
     else:
@@ -465,7 +470,7 @@ def _continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str
     if not whole.startswith(before):
         # Templates that open their own answer in another way than a given one (a thinking tag).
         whole = before + (" " if prompt.prefill else "") + continuation.strip()
-    options = _special_tokens(model, before)
+    options = special_tokens(model, before)
     ids = [model.tokenizer(text, **options)["input_ids"] for text in (before, whole)]
     # A tokenizer may join the prompt's end to the answer's start; what differs is the answer's.
     shared = 0

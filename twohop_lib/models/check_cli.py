@@ -1,0 +1,139 @@
+"""``twohop check``: is this model one that the chapters can work with?"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twohop_lib.errors import TwohopError
+
+if TYPE_CHECKING:
+    from twohop_lib.benchmark.schema import Benchmark
+    from twohop_lib.models.check import Report
+
+#: Prompts that a chapter asks of a VLM, by entity and by fact, to guess how long it takes.
+WORK = {"the_gap": (1, 7)}
+#: One colour a role, for a terminal.
+COLOURS = {
+    "prefix": "dim",
+    "image": "black on yellow",
+    "separator": "yellow",
+    "entity": "bold magenta",
+    "question": "cyan",
+    "last": "bold white on blue",
+}
+
+
+def check(
+    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism.")],
+    llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
+        None
+    ),
+    benchmark: Annotated[str, typer.Option(help="A source's name, or a folder.")] = "heraldry",
+    revision: Annotated[str | None, typer.Option(help="The VLM's revision on the hub.")] = None,
+    llm_revision: Annotated[str | None, typer.Option(help="The backbone's revision.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto: all GPUs.")] = (
+        None
+    ),
+    quantise: Annotated[str | None, typer.Option(help="4bit or 8bit (needs bitsandbytes).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check in about a minute that a model's blocks, prompts and patches are what they seem.
+
+    Exits with 0 only if every check holds.
+    """
+    from twohop_lib.models.check import check as run
+    from twohop_lib.models.pair import load_pair
+    from twohop_lib.organisms import locate_pair
+
+    if quantise not in (None, "4bit", "8bit"):
+        raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
+    vlm_at, llm_at = locate_pair(vlm, llm)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = open_benchmark(benchmark, Path(folder))
+        pair = load_pair(
+            vlm_at,
+            llm_at,
+            dtype=dtype,
+            device=device,
+            quantise=quantise,  # type: ignore[arg-type]
+            vlm_revision=revision,
+            llm_revision=llm_revision,
+        )
+        report = run(pair, asked)
+        if json:
+            typer.echo(jsonlib.dumps(report.json(), indent=2))
+        else:
+            _print(pair.name, report, asked)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def open_benchmark(name: str, folder: Path) -> Benchmark:
+    """Open a stored benchmark by its folder, or build one by its source's name in ``folder``."""
+    from twohop_lib.benchmark import sources
+
+    if Path(name).is_dir():
+        return sources.load(Path(name))
+    return sources.build(name, folder / "benchmark", 0)
+
+
+def _print(name: str, report: Report, benchmark: Benchmark) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{name}[/bold]: {report.family}, {report.architecture_class}")
+    console.print(
+        f"{report.n_blocks} decoder blocks, {report.image_tokens} image tokens a picture, "
+        f"{report.memory_mb:.0f} MB of weights"
+    )
+    for note in report.notes:
+        console.print(note)
+    drawn = Text()
+    run, last = 0, ""
+    for token, role in (*report.tokens, ("", "")):
+        if last == "image" and role != "image":
+            drawn.append(f" picture × {run} ", style=COLOURS["image"])
+            run = 0
+        if role == "image":
+            run += 1
+        elif role:
+            drawn.append(token.replace("\n", "⏎") or "·", style=COLOURS[role]).append("\u200a ")
+        last = role
+    legend = Text("roles: ")
+    for role in dict.fromkeys(role for _, role in report.tokens):
+        legend.append(f" {role} ", style=COLOURS[role]).append(" ")
+    console.print(drawn)
+    console.print(legend)
+    for asked, said in report.answers.items():
+        console.print(Text(f"{asked}  →  {said}"))
+    table = Table("check", "largest difference", "allowed", "holds", box=None, pad_edge=False)
+    for check_name, held in report.checks.items():
+        sign = "≥" if check_name == "picture_matters" else "≤"
+        table.add_row(
+            check_name.replace("_", " "),
+            f"{held.max_abs_diff:.1e}",
+            f"{sign} {held.tolerance:.1e}",
+            "yes" if held.ok else "[bold red]NO[/bold red]",
+        )
+    console.print(table)
+    entities, facts = len(benchmark.entities()), len(benchmark.questions)
+    for chapter, (by_entity, by_fact) in WORK.items():
+        prompts = by_entity * entities + by_fact * facts
+        console.print(
+            f"{chapter}: about {prompts * report.seconds_per_answer / 60:.0f} min for all "
+            f"{prompts} prompts of {benchmark.name}, at the speed of the three above (larger "
+            "batches are faster)"
+        )
+    if report.untrained:
+        console.print("[bold]These weights look random: nothing they say is a result.[/bold]")
+
+
+__all__ = ["check", "open_benchmark"]
