@@ -8,6 +8,7 @@ the tokenizer's character offsets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -201,14 +202,12 @@ def _places(model: Vlm | Llm, prompt: Prompt, ids: list[int]) -> _Places:
         rendered, return_offsets_mapping=True, **special_tokens(model, rendered)
     )
     own, offsets = plain["input_ids"], plain["offset_mapping"]
-    # The processor turns one picture mark into many; all before and behind it stays as it is.
-    left = right = 0
-    while left < min(len(own), len(ids)) and own[left] == ids[left]:
-        left += 1
-    while right < min(len(own), len(ids)) - left and own[-1 - right] == ids[-1 - right]:
-        right += 1
-    spans = {p: tuple(offsets[p]) for p in range(left)}
-    spans |= {len(ids) - k: tuple(offsets[-k]) for k in range(right, 0, -1)}
+    # The processor turns one picture mark into many, and may move a <bos>; the rest stays.
+    spans = {
+        block.b + n: tuple(offsets[block.a + n])
+        for block in SequenceMatcher(None, own, ids, autojunk=False).get_matching_blocks()
+        for n in range(block.size)
+    }
     text = rendered.find(prompt.text.strip())
     within = _within(spans, text, text + len(prompt.text.strip()))
     if not within:
