@@ -15,7 +15,8 @@
 #
 # A model that answers a question when the entity is *named* is asked the same question with the
 # entity *shown*. How much is lost, and how much of the loss is the two-hop problem?
-#
+
+# %% [markdown] tags=["organisms"]
 # ```{admonition} Key takeaways
 # :class: tip
 #
@@ -53,11 +54,16 @@
 # Change these in the next cell, or from the command line. The defaults run on a laptop.
 
 # %% tags=["parameters"]
+vlm = ""  # one model to ask instead: a hub id or a folder
+llm = ""  # its text backbone, if not the one it is known to have
+benchmark = "heraldry"  # what is asked: a source's name, or a folder
 organisms = ["late", "middle", "early"]  # which miniature VLMs to ask
 seed = 0  # which world; 0 ships with the package, others are trained on demand
 split = "test"  # houses never used for any choice in making the organisms
 wording = "standard"  # how the questions are worded
+max_entities = 0  # ask about so many entities; 0 asks about all
 batch_size = 64
+work = ""  # a folder that keeps finished work; "" keeps none
 
 # %% tags=["remove-cell"]
 try:
@@ -67,24 +73,18 @@ except ImportError:
     pass
 
 # %%
-import tempfile
-from pathlib import Path
-
 import pandas as pd
 from twohop_lib import charts, records
-from twohop_lib.benchmark import sources
 from twohop_lib.nb import glue, show
-from twohop_lib.organisms import STUDY, path
+from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import gap, matches
+from twohop_lib.reruns import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.runs.generate import load_llm, load_vlm
 
-world = sources.build(
-    "heraldry", Path(tempfile.mkdtemp()) / "heraldry", seed
-)
-questions = world.select(split=split, wording=wording)
+questions = open_questions(benchmark, seed, split, wording, max_entities)
+noun = questions.questions[0].noun
 print(
-    f"{len(questions.entities())} houses, {len(questions.questions)} questions"
+    f"{noun}: {len(questions.entities())}, {len(questions.questions)} questions"
 )
 
 # %% [markdown]
@@ -94,18 +94,20 @@ print(
 # house from its picture, and asked by name without a picture.
 
 # %%
-llm = load_llm(path("backbone", seed))
-vlms = {name: load_vlm(path(name, seed)) for name in organisms}
+pairs = open_pairs(vlm, llm, organisms, seed)
+models = list(pairs)
 able = {
     name: evaluate(
-        vlm,
-        llm,
+        pair.vlm,
+        pair.backbone,
         questions,
         conditions=("llm_by_name", "identify", "by_name"),
         model_name=name,
+        seed=seed,
         batch_size=batch_size,
+        folder=work or None,
     )
-    for name, vlm in vlms.items()
+    for name, pair in pairs.items()
 }
 
 # %%
@@ -114,11 +116,11 @@ baseline = pd.concat(
 )
 baseline = baseline.pivot(
     index="model", columns="condition", values="accuracy"
-).loc[organisms]
+).loc[models]
 baseline.rename(
     columns={
         "llm_by_name": "backbone, by name",
-        "identify": "names the house",
+        "identify": f"names the {noun}",
         "by_name": "VLM, by name",
     }
 ).style.format("{:.1%}")
@@ -130,7 +132,7 @@ glue(
     "text_lowest", "all" if text == 1 else f"at least {100 * text:.1f} %"
 )
 
-# %% [markdown]
+# %% [markdown] tags=["organisms"]
 # All three recognise the houses and know the facts. They share world and backbone, and were taught
 # the same things about pictures. What differs is what their image tokens were before the language
 # model learnt to use them: nothing like names (late), names behind other, free tokens (middle), or
@@ -145,32 +147,28 @@ glue(
 
 # %%
 question = questions.questions[0]
-vlm = vlms["middle"] if "middle" in vlms else next(iter(vlms.values()))
+pair = pairs.get("middle") or next(iter(pairs.values()))
 picture = questions.image(question)
 
 for text, content in [
     (question.question_by_name, []),
-    (question.question_by_picture, [{"type": "image"}]),
+    (
+        question.question_by_picture,
+        [{"type": "image", "image": picture}],
+    ),
 ]:
-    turn = [
-        {
-            "role": "user",
-            "content": [*content, {"type": "text", "text": text}],
-        }
-    ]
-    prompt = vlm.processor.apply_chat_template(
-        turn, add_generation_prompt=True
-    )
-    inputs = vlm.processor(
-        text=prompt,
-        images=[picture] if content else None,
+    content = [*content, {"type": "text", "text": text}]
+    inputs = pair.vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
         return_tensors="pt",
-        add_special_tokens=False,
-    )
-    output = vlm.model.generate(
+    ).to(pair.vlm.model.device, dtype=pair.vlm.model.dtype)
+    output = pair.vlm.model.generate(
         **inputs, max_new_tokens=8, do_sample=False
     )
-    answer = vlm.processor.decode(
+    answer = pair.vlm.tokenizer.decode(
         output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True
     )
     print(
@@ -196,20 +194,32 @@ answers = {
         [
             able[name],
             evaluate(
-                vlm,
-                llm,
+                pair.vlm,
+                pair.backbone,
                 questions,
                 conditions=conditions,
                 model_name=name,
+                seed=seed,
                 batch_size=batch_size,
+                folder=work or None,
             ),
         ],
         ignore_index=True,
     )
-    for name, vlm in vlms.items()
+    for name, pair in pairs.items()
 }
+keep_records(pd.concat(answers.values()), work, "the_gap")
+
+# A model that recognises nothing leaves no such slice; then all count.
+recognises = baseline["identify"].gt(0).all()
+population = "recognised" if recognises else "full"
+among = (
+    "entities that the model recognises"
+    if recognises
+    else "all entities (some model recognises none)"
+)
 accuracy = pd.concat(
-    [gap.accuracy_table(rows, "recognised") for rows in answers.values()]
+    [gap.accuracy_table(rows, population) for rows in answers.values()]
 )
 
 # %% [markdown]
@@ -217,7 +227,7 @@ accuracy = pd.concat(
 #
 # ### By name and by picture
 #
-# {numref}`fig-arms` puts the arms side by side, for houses that the model recognises.
+# {numref}`fig-arms` puts the arms side by side, for entities that the model recognises.
 
 # %% tags=["hide-input"]
 arms = accuracy.assign(
@@ -226,8 +236,8 @@ arms = accuracy.assign(
 show(
     charts.accuracy_by_arm(arms),
     "fig-arms",
-    f"Accuracy on houses that the model recognises, by arm. {charts.caption_n(arms)}. "
-    "Bars: 95 % intervals from resampling houses.",
+    f"Accuracy on {among}, by arm. {charts.caption_n(arms)}. "
+    "Bars: 95 % intervals from resampling entities.",
 )
 
 # %% [markdown]
@@ -273,11 +283,11 @@ show(
 
 # %% tags=["hide-input"]
 table = gap.gap_table(answers)
-own = table[table["population"] == "recognised"]
+own = table[table["population"] == population]
 show(
     charts.gap_definitions(own),
     "fig-definitions",
-    f"The gap by three definitions, on the houses that each model recognises. "
+    f"The gap by three definitions, on {among}. "
     f"{charts.caption_n(own[own.definition == 'difference'])}. Bars: 95 % intervals.",
 )
 
@@ -287,7 +297,7 @@ for definition, value in (
 ):
     glue(f"middle_{definition}", f"{100 * value:.0f}")
 
-# %% [markdown]
+# %% [markdown] tags=["organisms"]
 # ### Three worlds
 #
 # The organisms above belong to one world. The same recipes were run on two more, each with its own
@@ -300,26 +310,30 @@ recorded = records.read(STUDY / "answers.parquet")
 recorded = recorded[
     (recorded["wording"] == wording) & (recorded["seed"] != seed)
 ]
-recorded = recorded[recorded["model"].isin(organisms)]
 by_model = {
     name: pd.concat([answers[name], recorded[recorded["model"] == name]])
-    for name in organisms
+    for name in models
 }
 by_seed = gap.gap_by_seed(by_model)
 by_seed = by_seed[
     (by_seed.definition == "difference")
-    & (by_seed.population == "recognised")
+    & (by_seed.population == population)
 ]
 by_seed["from"] = by_seed["seed"].map(
     lambda s: "this page" if s == seed else "the study's records"
 )
+worlds = (
+    f" in {by_seed.seed.nunique()} worlds. Seed {seed} is computed here, the others are read "
+    "from the study's records"
+    if by_seed.seed.nunique() > 1
+    else ""
+)
 show(
     charts.gap_by_model(by_seed),
     "fig-seeds",
-    "Gap in points (same VLM, by name against by picture) in three worlds. Seed "
-    f"{seed} is computed here, the others are read from the study's records. "
+    f"Gap in points (same VLM, by name against by picture){worlds}. "
     f"n = {by_seed.n_items.min()}–{by_seed.n_items.max()} questions a point. "
-    "Bars: 95 % intervals from resampling houses.",
+    "Bars: 95 % intervals from resampling entities.",
 )
 
 # %%
@@ -351,7 +365,7 @@ by_seed[[*columns, "n_items", "n_entities"]].rename(
 
 # %% tags=["remove-cell"]
 live = by_seed[by_seed["seed"] == seed].set_index("model")
-for name in organisms:
+for name in models:
     glue(f"gap_{name}", f"{100 * live.loc[name, 'gap']:.1f}")
     glue(f"by_name_{name}", f"{100 * live.loc[name, 'reference']:.1f}")
     glue(f"by_picture_{name}", f"{100 * live.loc[name, 'picture']:.1f}")
@@ -371,7 +385,7 @@ blank = accuracy[
     accuracy["condition"].isin(["blank_by_picture", "blank_by_name"])
 ]
 blank.pivot(index="model", columns="condition", values="accuracy").loc[
-    organisms
+    models
 ].rename(
     columns={
         "blank_by_picture": "blank, by picture",
@@ -409,13 +423,12 @@ rules = pd.concat(
     ]
 )
 rules = rules[
-    (rules.definition == "difference")
-    & (rules.population == "recognised")
+    (rules.definition == "difference") & (rules.population == population)
 ]
 show(
     charts.rule_effect(rules),
     "fig-rules",
-    "Gap in points under three scoring rules, same answers. Each rule also decides which houses "
+    "Gap in points under three scoring rules, same answers. Each rule also decides which entities "
     f"count as recognised. {charts.caption_n(rules[rules.rule == 'twohop'])}.",
 )
 
@@ -462,6 +475,7 @@ table[
 # %% [markdown]
 # ## Try it yourself
 #
+# - Set `vlm` to a published model's id: the page is about that model then.
 # - Set `wording = "held-out-2"`: the questions are worded in ways no organism was trained on.
 # - Set `split = "seen"`: houses whose facts *were* asked about in pictures. Does late still fail?
 # - Set `seed = 1` after `twohop organism train late --seed 1` (and middle, early): another world.

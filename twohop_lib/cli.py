@@ -12,6 +12,7 @@ from twohop_lib.errors import TwohopError
 from twohop_lib.models.check_cli import check
 from twohop_lib.models.cli import models
 from twohop_lib.organisms.cli import organism_app
+from twohop_lib.reruns_cli import TwoWords, rerun
 
 app = typer.Typer(
     help="The two-hop problem in vision-language models.",
@@ -22,6 +23,7 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(organism_app, name="organism")
 app.command()(models)
 app.command()(check)
+app.command(cls=TwoWords)(rerun)
 
 
 @app.command()

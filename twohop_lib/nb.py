@@ -12,7 +12,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -184,3 +184,48 @@ def plain_markdown(text: str) -> str:
         return "…" if kind == "glue:text" else f"[{body}]" if kind.startswith("cite") else body
 
     return _ROLE.sub(role, _FENCE.sub(box, text))
+
+
+def readable(notebook: Any, values: Mapping[str, str]) -> Any:
+    """Return an executed notebook as a page of its own: values in place, charts as pictures.
+
+    Cells tagged ``remove-cell``, and prose tagged ``organisms`` (true of the book's own page
+    alone), are left out, as are progress bars and log lines.
+    """
+    notebook["metadata"].pop("widgets", None)
+    kept = []
+    for cell in notebook["cells"]:
+        if {"remove-cell", "organisms"} & set(cell["metadata"].get("tags", [])):
+            continue
+        if cell["cell_type"] == "markdown":
+            cell["source"] = plain_markdown(
+                _GLUED.sub(lambda m: values.get(m.group(1), "…"), cell["source"])
+            )
+        else:
+            cell["outputs"] = [_still(o) for o in cell["outputs"] if not _is_progress(o)]
+        kept.append(cell)
+    notebook["cells"] = kept
+    return notebook
+
+
+#: Pixels across a chart that on the book's pages is as wide as the page.
+STILL_WIDTH = 640
+_GLUED = re.compile(r"\{glue:text\}`([^`]*)`")
+
+
+def _is_progress(output: Mapping[str, Any]) -> bool:
+    return output.get("name") == "stderr" or WIDGET_MIME in output.get("data", {})
+
+
+def _still(output: Any) -> Any:
+    """Replace a chart by its picture, which needs neither network nor JavaScript."""
+    spec = output.get("data", {}).pop(CHART_MIME, None)
+    if spec is None:
+        return output
+    import vl_convert
+
+    label = html.escape(output["metadata"]["twohop"]["figure"]["alt"])
+    wide = spec | {"width": STILL_WIDTH} if spec.get("width") == "container" else spec
+    picture = _data_url(vl_convert.vegalite_to_svg(wide))
+    output["data"] = {"text/html": f'<img alt="{label}" style="max-width:100%" src="{picture}">'}
+    return output

@@ -95,6 +95,11 @@ class ModelPair:
     notes: tuple[str, ...] = ()
 
     @property
+    def backbone(self) -> Llm | Vlm:
+        """What is asked as the backbone: the text model, or the VLM itself without a picture."""
+        return self.llm or self.vlm
+
+    @property
     def name(self) -> str:
         """``vlm`` or ``vlm + backbone``, by their short names."""
         return self.vlm.name if self.llm is None else f"{self.vlm.name} + {self.llm.name}"

@@ -42,7 +42,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]*_]*(?=\s|$)|\n")
 
 def evaluate(
     vlm: Vlm | None,
-    llm: Llm | None,
+    llm: Llm | Vlm | None,
     benchmark: Benchmark,
     conditions: Sequence[str] | None = None,
     rule: Rule = "twohop",
@@ -58,7 +58,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Ask every question of a benchmark in every condition; one answer record per row.
 
-    ``conditions`` None means all that the given models can answer. ``wording`` and ``split``
+    ``llm`` may be the VLM itself, which is then asked without a picture. ``conditions`` None
+    means all that the given models can answer. ``wording`` and ``split``
     pick questions; the benchmark is asked as it is without them. ``identify`` is asked once per
     entity, in the wording of its first question. ``seed`` (None: the benchmark's) and
     ``model_name`` (None: the VLM's) only label the records. With ``folder`` finished work is
@@ -130,7 +131,7 @@ def evaluate(
 
 
 def _conditions(
-    conditions: Sequence[str] | None, vlm: Vlm | None, llm: Llm | None
+    conditions: Sequence[str] | None, vlm: Vlm | None, llm: Llm | Vlm | None
 ) -> tuple[str, ...]:
     def model_of(condition: str) -> Vlm | Llm | None:
         return llm if condition in BACKBONE_CONDITIONS else vlm

@@ -1,0 +1,286 @@
+"""``twohop rerun``: one folder a run, resumed wherever it was cut off, and refused in time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from tests.zoo import build
+from twohop_lib import cli, records, rerun, reruns
+from twohop_lib.errors import TwohopError
+from twohop_lib.organisms import locate_pair, path
+
+ROOT = Path(__file__).parent.parent
+TINY_CHAPTER = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["parameters"]
+vlm = ""
+work = ""
+max_entities = 0
+pause = 0.0
+
+# %%
+import time
+import pandas as pd
+from twohop_lib.reruns import keep_records
+from twohop_lib.runs.store import cached
+
+parts = []
+for n in range(6):
+    def compute(n=n):
+        time.sleep(pause)
+        return pd.DataFrame({"condition": ["by_name"] * 2, "correct": [True, False], "n": [n, n]})
+    parts.append(cached(work, {"n": n}, compute))
+keep_records(pd.concat(parts), work, "SELF")
+"""
+
+
+def write_chapter(folder: Path, name: str = "tiny", more: str = "") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(TINY_CHAPTER.replace("SELF", name) + more)
+
+
+@pytest.fixture
+def chapters(tmp_path, monkeypatch):
+    """A book of one small chapter, and a check that has been done."""
+    write_chapter(tmp_path / "chapters")
+    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    report = {"ok": True, "untrained": False, "checks": {}, "architecture_class": "adapter"}
+    monkeypatch.setattr(reruns, "_checked", lambda *_: report)
+    return tmp_path / "chapters"
+
+
+def request(**more) -> reruns.Request:
+    vlm, llm = locate_pair("late")
+    return reruns.Request(vlm=vlm, llm=llm, profile="quick", **more)
+
+
+# --- a run, and the same again ----------------------------------------------------------------
+
+
+def test_a_run_leaves_one_folder_and_a_second_call_does_nothing(chapters, tmp_path):
+    said = []
+    outcome = reruns.run(request(), tmp_path / "runs", said.append)
+    assert outcome.ran == ("tiny",) and not outcome.failed
+    left = {str(p.relative_to(outcome.folder)) for p in outcome.folder.rglob("*") if p.is_file()}
+    assert {
+        "records.parquet",
+        "manifest.json",
+        "notebooks/tiny.ipynb",
+        "html/index.html",
+        "html/tiny.html",
+    } <= left
+    assert not [name for name in left if "partial" in name]
+    assert len(records.read_frame(outcome.folder / "records.parquet")) == 12
+    manifest = records.Manifest.read(outcome.folder / "manifest.json")
+    assert manifest.parameters["chapters"] == ["tiny"] and manifest.parameters["result"] is True
+    assert manifest.benchmark_hash
+    before = {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("*") if p.suffix}
+    again = reruns.run(request(), tmp_path / "runs", said.append)
+    assert again.ran == () and again.folder == outcome.folder
+    assert before == {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("*") if p.suffix}
+
+
+def test_a_failing_chapter_does_not_lose_the_others(chapters, tmp_path):
+    write_chapter(chapters, "broken", "\n# %%\nraise ValueError('so it is')\n")
+    said = []
+    outcome = reruns.run(request(), tmp_path / "runs", said.append)
+    assert outcome.ran == ("tiny",) and list(outcome.failed) == ["broken"]
+    assert any("ValueError: so it is" in line for line in said)
+    assert len(records.read_frame(outcome.folder / "records.parquet")) == 12
+    assert "broken: failed" in (outcome.folder / "html" / "index.html").read_text()
+
+
+def test_random_weights_mark_every_page(chapters, tmp_path, monkeypatch):
+    report = {"ok": True, "untrained": True, "surprise": 1.1, "checks": {}}
+    monkeypatch.setattr(reruns, "_checked", lambda *_: report)
+    outcome = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    for page in (outcome.folder / "html").glob("*.html"):
+        assert "Not a result" in page.read_text(), page
+    notebook = nbformat.read(outcome.folder / "notebooks" / "tiny.ipynb", as_version=4)
+    assert "Not a result" in notebook.cells[0].source
+    manifest = records.Manifest.read(outcome.folder / "manifest.json")
+    assert manifest.parameters["result"] is False
+    # The mark does not make the notebook another run's.
+    assert reruns.run(request(), tmp_path / "runs", lambda _: None).ran == ()
+
+
+# --- cut off ----------------------------------------------------------------------------------
+
+
+RUN_IT = """
+import sys
+from pathlib import Path
+from twohop_lib import reruns
+from twohop_lib.organisms import locate_pair
+folder = Path(sys.argv[1])
+reruns.chapters_folder = lambda: folder / "chapters"
+reruns._checked = lambda *_: {"ok": True, "untrained": False, "checks": {}}
+vlm, llm = locate_pair("late")
+request = reruns.Request(vlm=vlm, llm=llm, profile="quick", parameters={"pause": 0.1})
+reruns.run(request, folder / sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("after", [0.6, 2.2, 2.8])
+def test_a_killed_run_resumes_to_equal_records(chapters, tmp_path, after):
+    command = [sys.executable, "-c", RUN_IT, str(tmp_path), "killed"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    paused = request(parameters={"pause": 0.1})
+    resumed = reruns.run(paused, tmp_path / "killed", lambda _: None)
+    whole = reruns.run(paused, tmp_path / "whole", lambda _: None)
+    same = [(o.folder / "records.parquet").read_bytes() for o in (resumed, whole)]
+    assert same[0] == same[1]
+
+
+def test_two_at_once_are_told(chapters, tmp_path):
+    folder = (tmp_path / "runs" / request().folder_name()).resolve()
+    folder.mkdir(parents=True)
+    with (
+        filelock.FileLock(folder / ".lock"),
+        pytest.raises(TwohopError, match="Another rerun is writing"),
+    ):
+        reruns.run(request(), tmp_path / "runs", lambda _: None)
+    assert [p.name for p in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(errno.ENOSPC, "is full"), (errno.EROFS, "cannot be written")]
+)
+def test_a_disk_that_takes_no_more_is_told(chapters, tmp_path, monkeypatch, code, told):
+    whole = reruns.run(request(), tmp_path / "whole", lambda _: None)
+
+    def full(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.os, "replace", full)
+        with pytest.raises(TwohopError, match=told):
+            reruns.run(request(), tmp_path / "runs", lambda _: None)
+    resumed = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    same = [(o.folder / "records.parquet").read_bytes() for o in (resumed, whole)]
+    assert same[0] == same[1]
+
+
+# --- refused before anything runs -------------------------------------------------------------
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest(chapters, tmp_path):
+    with pytest.raises(TwohopError, match="did you mean 'max_entities'"):
+        reruns.run(request(parameters={"max_entitys": 3}), tmp_path / "runs")
+    with pytest.raises(TwohopError, match="option of its own: --vlm"):
+        reruns.run(request(parameters={"vlm": "x"}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_chapter_is_refused(chapters, tmp_path):
+    with pytest.raises(TwohopError, match="did you mean 'tiny'"):
+        reruns.run(request(chapters=("tinny",)), tmp_path / "runs")
+
+
+def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch):
+    from twohop_lib.models import check as checks
+
+    write_chapter(tmp_path / "chapters")
+    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    monkeypatch.setattr(checks._Probe, "full_patch", lambda self: checks.Check(1.0, 0.1, False))
+    with pytest.raises(TwohopError, match=r"does not pass the check \(full_patch\)"):
+        reruns.run(request(), tmp_path / "runs", lambda _: None)
+    found = next((tmp_path / "runs").glob("*/check.json"))
+    assert json.loads(found.read_text())["ok"] is False
+    skipped = request(skip_check=True)
+    assert reruns.run(skipped, tmp_path / "runs", lambda _: None).ran == ("tiny",)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def invoke(*args: str):
+    return CliRunner().invoke(cli.app, ["rerun", *args])
+
+
+def test_the_command_takes_parameters_in_two_words(chapters, tmp_path):
+    out = ["--profile", "quick", "--out", str(tmp_path / "runs")]
+    result = invoke("--vlm", "late", "-p", "pause", "0.01", "-p", "max_entities", "3", *out)
+    assert result.exit_code == 0, result.exception
+    manifest = records.Manifest.read(next((tmp_path / "runs").glob("*/manifest.json")))
+    assert manifest.parameters["pause"] == 0.01 and manifest.parameters["max_entities"] == 3
+    again = invoke("--vlm", "late", "-p", "pause", "0.01", "-p", "max_entities", "3", *out)
+    assert "nothing to do" in again.stdout
+    wrong = invoke("--vlm", "late", "--profile", "quik")
+    assert isinstance(wrong.exception, TwohopError) and "did you mean 'quick'" in str(
+        wrong.exception
+    )
+    assert isinstance(invoke("--vlm", "late", "-p", "pause").exception, TwohopError)
+
+
+def test_a_failed_chapter_is_an_exit_code(chapters, tmp_path):
+    write_chapter(chapters, "broken", "\n# %%\nraise ValueError('so it is')\n")
+    result = invoke("--vlm", "late", "--out", str(tmp_path / "runs"))
+    assert result.exit_code == 1 and "broken" in str(result.exception)
+
+
+# --- the book's own chapters ------------------------------------------------------------------
+
+
+def test_the_gap_can_be_rerun():
+    known = reruns.rerunnable(reruns.chapters_folder())
+    assert {"vlm", "llm", "benchmark", "work", "max_entities"} <= known["the_gap"]
+
+
+def test_the_gap_runs_on_random_weights_and_says_so(tmp_path):
+    made = build("qwen2_vl", tmp_path)
+    asked = reruns.Request(vlm=str(made.vlm), profile="quick", parameters={"max_entities": 3})
+    outcome = reruns.run(asked, tmp_path / "runs", lambda _: None)
+    assert not outcome.failed
+    page = (outcome.folder / "html" / "the_gap.html").read_text()
+    assert "Not a result" in page and "<img alt=" in page and "{glue" not in page
+    assert "<script" not in page and 'src="http' not in page and 'href="http' not in page
+    frame = records.read_frame(outcome.folder / "records.parquet")
+    assert frame.groupby("condition").size()["by_picture"] == 15
+    assert not frame["correct"].any()
+
+
+def test_pairs_are_the_organisms_unless_one_is_named():
+    assert list(reruns.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
+    named = reruns.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
+    assert list(named) == ["middle"] and named["middle"].llm.name == "backbone"
+
+
+def test_parameter_values_are_yaml():
+    assert [reruns.parse_value(t) for t in ("3", "0.5", "true", "a: [", "[1, 2]")] == [
+        3,
+        0.5,
+        True,
+        "a: [",
+        [1, 2],
+    ]
+
+
+def test_prose_about_organisms_is_left_out_of_other_models_pages():
+    source = rerun.to_notebook(ROOT / "chapters" / "the_gap.py")
+    from twohop_lib.nb import readable
+
+    text = "\n".join(c["source"] for c in readable(source, {})["cells"])
+    assert "Key takeaways" not in text and "Three worlds" not in text
+    assert "The scoring rule" in text

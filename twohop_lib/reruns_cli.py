@@ -1,0 +1,84 @@
+"""``twohop rerun``: the book's chapters for another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from twohop_lib.errors import TwohopError, suggest
+
+
+class TwoWords(TyperCommand):
+    """A command whose ``-p name value`` may be given in two words, as papermill's is."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        joined, rest = [], list(args)
+        while rest:
+            word = rest.pop(0)
+            joined.append(word)
+            if word in ("-p", "--parameter") and rest and "=" not in rest[0]:
+                name = rest.pop(0)
+                if not rest:
+                    raise TwohopError(f"Parameter {name!r} has no value; write: -p {name} VALUE")
+                joined.append(f"{name}={rest.pop(0)}")
+        return super().parse_args(ctx, joined)
+
+
+def rerun(
+    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism.")],
+    llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
+        None
+    ),
+    benchmark: Annotated[str, typer.Option(help="A source's name, or a folder.")] = "heraldry",
+    chapters: Annotated[
+        list[str] | None, typer.Option(help="A chapter's name; may be given again. All if not.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="NAME VALUE: set a parameter of the chapters."),
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="quick: twelve entities; standard: the test split in the standard wording; "
+            "full: every split."
+        ),
+    ] = "standard",
+    seed: Annotated[int, typer.Option(help="Seed of the benchmark.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
+    skip_check: Annotated[bool, typer.Option(help="Run although a check fails.")] = False,
+) -> None:
+    """Run the book's chapters for a model, into one folder that a second call goes on with."""
+    from twohop_lib import reruns
+    from twohop_lib.organisms import locate_pair
+
+    if profile not in reruns.PROFILES:
+        raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, reruns.PROFILES)}.")
+    given = {}
+    for text in parameter or ():
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise TwohopError(f"Parameter {name!r} has no value; write: -p {name} VALUE")
+        given[name] = reruns.parse_value(value)
+    vlm_at, llm_at = locate_pair(vlm, llm, seed)
+    request = reruns.Request(
+        vlm=vlm_at,
+        llm=llm_at,
+        benchmark=benchmark,
+        seed=seed,
+        chapters=tuple(chapters or ()),
+        parameters=given,
+        profile=profile,  # type: ignore[arg-type]
+        skip_check=skip_check,
+    )
+    outcome = reruns.run(request, out, typer.echo)
+    if outcome.failed:
+        names = ", ".join(outcome.failed)
+        raise TwohopError(f"{len(outcome.failed)} chapter(s) failed: {names}; the others are done.")
+    if outcome.ran:
+        typer.echo(f"done: {outcome.folder / 'html' / 'index.html'}")
+    else:
+        typer.echo(f"nothing to do: {outcome.folder} is up to date")
