@@ -264,6 +264,22 @@ def test_a_processor_without_chat_template_is_refused(tmp_path, world):
         check(load_pair(made.vlm), world)
 
 
+def test_a_processor_that_does_not_fit_its_model_is_told(late, world, monkeypatch):
+    # As many placeholders as an image of another patch size would have.
+    monkeypatch.setattr(late.vlm.processor, "patch_size", 24)
+    with pytest.raises(TwohopError, match="do not fit together"):
+        check(late, world)
+
+
+def test_a_processor_that_raises_is_told(late, monkeypatch):
+    def broken(*args, **kwargs):
+        raise KeyError("pixel_values")
+
+    monkeypatch.setattr(type(late.vlm.processor), "__call__", broken)
+    with pytest.raises(TwohopError, match="cannot take a prompt with a picture"):
+        encoded(late.vlm)
+
+
 def test_a_picture_that_becomes_no_token_is_refused(late):
     site = ImageSite.of(late.vlm, Blocks.of(late.vlm.model))
     ids = [i for i in encoded(late.vlm)["input_ids"][0].tolist() if i not in site.token_ids]

@@ -240,7 +240,14 @@ def _look(vlm: Vlm, blocks: Blocks, picture: Image.Image) -> _Look:
         {b: lambda x: enter.append(x[0].float().cpu().clone()) for b in blocks.blocks},
         {b: lambda x: leave.append(x[0].float().cpu().clone()) for b in blocks.blocks},
     ):
-        vlm.model(**inputs, use_cache=False)
+        try:
+            vlm.model(**inputs, use_cache=False)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TwohopError(
+                f"{vlm.name} does not run on what its own processor makes of a picture ({line}); "
+                "model and processor do not fit together."
+            ) from error
     return _Look(inputs["input_ids"][0].tolist(), enter, leave)
 
 

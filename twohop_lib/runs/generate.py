@@ -434,7 +434,7 @@ def encode(
     if images[0] is None:
         inputs = model.tokenizer(texts, **options)
     else:
-        inputs = model.processor(text=texts, images=[[image] for image in images], **options)
+        inputs = _processed(model, texts, images, options)
     accepted = inspect.signature(model.model.forward).parameters
     encoded = {}
     for name, value in inputs.items():
@@ -446,6 +446,22 @@ def encode(
             value = value.to(model.model.device, dtype)
         encoded[name] = value
     return encoded
+
+
+def _processed(
+    model: Vlm | Llm, texts: list[str], images: list[Image.Image | None], options: dict[str, Any]
+) -> Any:
+    """Return what the processor makes of one picture a text, in either form that they take it."""
+    told: Exception | None = None
+    for form in ([[image] for image in images], list(images)):
+        try:
+            return model.processor(text=texts, images=form, **options)
+        except Exception as error:  # Processors raise what they like.
+            told = told or error
+    raise TwohopError(
+        f"The processor of {model.name} cannot take a prompt with a picture "
+        f"({_first_sentence(told)}); check its chat template, image processor and special tokens."
+    ) from told
 
 
 def _stops(model: Vlm | Llm) -> set[int]:
