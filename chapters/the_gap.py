@@ -56,6 +56,7 @@
 # %% tags=["parameters"]
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
+load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = "heraldry"  # what is asked: a source's name, or a folder
 organisms = ["late", "middle", "early"]  # which miniature VLMs to ask
 seed = 0  # which world; 0 ships with the package, others are trained on demand
@@ -94,7 +95,7 @@ print(
 # house from its picture, and asked by name without a picture.
 
 # %%
-pairs = open_pairs(vlm, llm, organisms, seed)
+pairs = open_pairs(vlm, llm, organisms, seed, load)
 models = list(pairs)
 able = {
     name: evaluate(

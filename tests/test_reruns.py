@@ -188,7 +188,7 @@ def test_a_disk_that_takes_no_more_is_told(chapters, tmp_path, monkeypatch, code
 def test_an_unknown_parameter_is_refused_with_the_nearest(chapters, tmp_path):
     with pytest.raises(TwohopError, match="did you mean 'max_entities'"):
         reruns.run(request(parameters={"max_entitys": 3}), tmp_path / "runs")
-    with pytest.raises(TwohopError, match="option of its own: --vlm"):
+    with pytest.raises(TwohopError, match="own options"):
         reruns.run(request(parameters={"vlm": "x"}), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
@@ -245,7 +245,7 @@ def test_a_failed_chapter_is_an_exit_code(chapters, tmp_path):
 
 def test_the_gap_can_be_rerun():
     known = reruns.rerunnable(reruns.chapters_folder())
-    assert {"vlm", "llm", "benchmark", "work", "max_entities"} <= known["the_gap"]
+    assert {"vlm", "llm", "load", "benchmark", "work", "max_entities"} <= known["the_gap"]
 
 
 def test_the_gap_runs_on_random_weights_and_says_so(tmp_path):
@@ -265,6 +265,15 @@ def test_pairs_are_the_organisms_unless_one_is_named():
     assert list(reruns.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
     named = reruns.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
     assert list(named) == ["middle"] and named["middle"].llm.name == "backbone"
+
+
+def test_how_to_load_reaches_the_model(capsys):
+    vlm, llm = locate_pair("late")
+    pairs = reruns.open_pairs(vlm, llm, [], 0, {"dtype": "float16"})
+    assert str(pairs["late"].vlm.model.dtype) == "torch.float16"
+    assert "as asked" in capsys.readouterr().out
+    reruns.open_pairs("", "", ["late"], 0)
+    assert "no model was named" in capsys.readouterr().out
 
 
 def test_parameter_values_are_yaml():

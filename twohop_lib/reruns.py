@@ -38,7 +38,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "full": {"split": ""},
 }
 #: Parameters that the command itself sets.
-OWN = ("vlm", "llm", "benchmark", "work", "seed")
+OWN = ("vlm", "llm", "benchmark", "work", "seed", "load")
 
 NOT_A_RESULT = (
     "**Not a result.** The weights of this model look random ({why}). The page shows that the "
@@ -49,18 +49,43 @@ NOT_A_RESULT = (
 # --- what a chapter opens ---------------------------------------------------------------------
 
 
-def open_pairs(vlm: str, llm: str, organisms: Sequence[str], seed: int) -> dict[str, ModelPair]:
+def open_pairs(
+    vlm: str, llm: str, organisms: Sequence[str], seed: int, load: Mapping[str, Any] | None = None
+) -> dict[str, ModelPair]:
     """Open the pair that a chapter was given, or, with ``vlm`` empty, the book's organisms.
 
-    Returns pairs by the name that they go by in the chapter's records and figures.
+    ``load`` are options of :func:`twohop_lib.models.pair.load_pair`. Prints which models these
+    are and why. Returns pairs by the name that they go by in the chapter's records and figures.
     """
     from twohop_lib.models.pair import load_pair
     from twohop_lib.organisms import locate_pair
 
     if vlm:
-        pair = load_pair(*locate_pair(vlm, llm or None, seed))
+        pair = load_pair(*locate_pair(vlm, llm or None, seed), **dict(load or {}))
+        print(f"{pair.name}, on {pair.vlm.model.device}, as asked.", *pair.notes)
         return {pair.vlm.name: pair}
+    print(f"The organisms {', '.join(organisms)}: no model was named. {_could_run()}")
     return {name: load_pair(*locate_pair(name, None, seed)) for name in organisms}
+
+
+def _could_run() -> str:
+    """Say which published pair the GPU here would take, if there is one."""
+    import torch
+
+    from twohop_lib.models.registry import ROWS
+
+    if not torch.cuda.is_available():
+        return "There is no GPU here, and they need none."
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+    # The largest pair that both fit unquantised.
+    fitting = [row for row in ROWS if row.llm and row.fits(memory, pair=True) == "bf16"]
+    if not fitting:
+        return f"The GPU here has {memory:.0f} GB, too little for any pair that is known."
+    row = max(fitting, key=lambda row: row.parameters_b)
+    return (
+        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it, "
+        "and benchmark to one about real entities."
+    )
 
 
 def open_questions(
@@ -135,7 +160,9 @@ def _check_parameters(given: Mapping[str, Any], known: Mapping[str, set[str]]) -
     names = sorted(set().union(*known.values()) - set(OWN))
     for name in given:
         if name in OWN:
-            raise TwohopError(f"Parameter {name!r} has an option of its own: --{name}.")
+            raise TwohopError(
+                f"Parameter {name!r} is set by the command's own options; see: twohop rerun --help"
+            )
         if name not in names:
             raise TwohopError(f"No chapter has a parameter {name!r}; {suggest(name, names)}.")
 
@@ -145,7 +172,10 @@ def _check_parameters(given: Mapping[str, Any], known: Mapping[str, set[str]]) -
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: models as hub ids or folders, a benchmark's name or folder."""
+    """What to run: models as hub ids or folders, a benchmark's name or folder.
+
+    ``load`` are options of :func:`twohop_lib.models.pair.load_pair`.
+    """
 
     vlm: str
     llm: str | None = None
@@ -155,11 +185,13 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     profile: Profile = "standard"
     skip_check: bool = False
+    load: Mapping[str, Any] = field(default_factory=dict)
 
     def folder_name(self) -> str:
         """Return a name that tells runs of different models and settings apart."""
         stem = re.sub(r"[^\w.-]+", "-", Path(self.vlm.rstrip("/")).name) or "model"
         what = [_absolute(self.vlm), _absolute(self.llm), _absolute(self.benchmark), self.seed]
+        what.append(dict(self.load))
         text = json.dumps([*what, self.profile, dict(self.parameters)], sort_keys=True, default=str)
         return f"{stem}-{self.profile}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -218,6 +250,7 @@ def _run(
             "benchmark": _absolute(request.benchmark),
             "seed": request.seed,
             "work": str(folder / "work"),
+            "load": dict(request.load),
             **PROFILES[request.profile],
             **request.parameters,
         }
@@ -250,7 +283,7 @@ def _environment(request: Request) -> str:
     for name in (request.vlm, request.llm, request.benchmark):
         if name and Path(name).is_dir():
             parts[str(name)] = folder_hash(name)
-    parts["device"] = records.device_name()
+    parts |= {"device": records.device_name(), "load": dict(request.load)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,7 +304,7 @@ def _checked(
 
     say(f"checking {request.vlm}")
     questions = open_questions(request.benchmark, request.seed, max_entities=8)
-    report = check(load_pair(request.vlm, request.llm), questions).json()
+    report = check(load_pair(request.vlm, request.llm, **dict(request.load)), questions).json()
     report["environment"] = environment
     with records.atomic_path(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -324,7 +357,13 @@ def _finish(
     _write_index(request, folder, done, failed, report, frame, why)
     manifest = records.Manifest.collect(
         models=[
-            records.ModelEntry(role=role, id=str(source), revision=None)
+            records.ModelEntry(
+                role=role,
+                id=str(source),
+                revision=request.load.get(f"{role}_revision"),
+                dtype=request.load.get("dtype"),
+                quantisation=request.load.get("quantise"),
+            )
             for role, source in (("vlm", request.vlm), ("llm", request.llm))
             if source
         ],

@@ -49,6 +49,13 @@ def rerun(
     ] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of the benchmark.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto: all GPUs.")] = (
+        None
+    ),
+    quantise: Annotated[str | None, typer.Option(help="4bit or 8bit (needs bitsandbytes).")] = None,
+    revision: Annotated[str | None, typer.Option(help="The VLM's revision on the hub.")] = None,
+    llm_revision: Annotated[str | None, typer.Option(help="The backbone's revision.")] = None,
     skip_check: Annotated[bool, typer.Option(help="Run although a check fails.")] = False,
 ) -> None:
     """Run the book's chapters for a model, into one folder that a second call goes on with."""
@@ -63,6 +70,15 @@ def rerun(
         if not sign:
             raise TwohopError(f"Parameter {name!r} has no value; write: -p {name} VALUE")
         given[name] = reruns.parse_value(value)
+    if quantise not in (None, "4bit", "8bit"):
+        raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
+    load = {
+        "dtype": dtype,
+        "device": device,
+        "quantise": quantise,
+        "vlm_revision": revision,
+        "llm_revision": llm_revision,
+    }
     vlm_at, llm_at = locate_pair(vlm, llm, seed)
     request = reruns.Request(
         vlm=vlm_at,
@@ -73,6 +89,7 @@ def rerun(
         parameters=given,
         profile=profile,  # type: ignore[arg-type]
         skip_check=skip_check,
+        load={name: value for name, value in load.items() if value is not None},
     )
     outcome = reruns.run(request, out, typer.echo)
     if outcome.failed:
