@@ -57,6 +57,7 @@ def test_every_check_holds_and_random_weights_are_told(family, world):
     report = check(pair, world)
     assert {name: c for name, c in report.checks.items() if not c.ok} == {}
     assert report.untrained and report.surprise > 0.9
+    assert report.drift == (None if pair.llm is None else 0)
     assert report.n_blocks == Blocks.of(pair.vlm.model).n
     json.dumps(report.json())
 
@@ -189,6 +190,7 @@ def test_organisms_pass_and_are_trained(name, world):
     report = check(load_pair(path(name), path("backbone")), world)
     assert report.ok and not report.untrained
     assert report.architecture_class == "adapter" and report.image_tokens == 16
+    assert 0.01 < report.drift < 1
 
 
 def broken(late, world, monkeypatch, name, function):

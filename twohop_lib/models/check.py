@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.blocks import Blocks, hooked
-from twohop_lib.models.pair import ModelPair
+from twohop_lib.models.pair import ModelPair, drift
 from twohop_lib.models.registry import architecture_class
 from twohop_lib.models.roles import ImageSite, TokenRoles, token_roles
 from twohop_lib.prompts import Prompt, build, count_tokens, render
@@ -50,7 +50,9 @@ class Report:
     """What :func:`check` found. ``untrained``: the weights look random, so no answer is a result.
 
     ``surprise`` is that of :func:`surprise`; ``answers`` are by prompt; ``tokens`` are the
-    identify prompt's, each with its role; memory is that of the VLM's weights.
+    identify prompt's, each with its role; memory is that of the VLM's weights. ``drift`` is how far
+    the VLM's language weights are from the backbone's, relative to these (None: no backbone, or
+    quantised weights).
     """
 
     family: str
@@ -63,6 +65,7 @@ class Report:
     answers: dict[str, str]
     tokens: tuple[tuple[str, str], ...]
     memory_mb: float
+    drift: float | None
     seconds_per_answer: float
     notes: tuple[str, ...] = field(default=())
 
@@ -120,9 +123,15 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
         answers={p.text: text for p, text in zip(asked, said, strict=True)},
         tokens=_drawn(vlm, probe.ids, probe.roles),
         memory_mb=sum(p.numel() * p.element_size() for p in vlm.model.parameters()) / 2**20,
+        drift=_drift(pair),
         seconds_per_answer=seconds,
         notes=pair.notes,
     )
+
+
+def _drift(pair: ModelPair) -> float | None:
+    found = None if pair.llm is None else drift(pair.vlm, pair.llm)
+    return None if found is None else found.total
 
 
 def _two(benchmark: Benchmark) -> tuple[Question, Question]:

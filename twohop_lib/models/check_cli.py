@@ -94,6 +94,10 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
         f"{report.n_blocks} decoder blocks, {report.image_tokens} image tokens a picture, "
         f"{report.memory_mb:.0f} MB of weights"
     )
+    if report.drift is not None:
+        console.print(
+            f"its language weights lie {report.drift:.1%} from the backbone's (relative distance)"
+        )
     for note in report.notes:
         console.print(note)
     drawn = Text()
