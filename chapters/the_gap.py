@@ -35,6 +35,19 @@
 # - The scoring rule matters: {glue:text}`rule_sentence`
 # ```
 
+# %% [markdown] tags=["model"]
+# ```{admonition} Key takeaways
+# :class: tip
+#
+# All figures are measured on this page, on {glue:text}`model_asked`.
+#
+# - {glue:text}`model_gap`
+# - {glue:text}`model_hops`
+# - Three papers define the gap in three ways. On the same answers they give
+#   {glue:text}`model_definitions`.
+# - The scoring rule matters: {glue:text}`rule_sentence`
+# ```
+
 # %% [markdown]
 # ## What is asked
 #
@@ -60,8 +73,8 @@ load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = "heraldry"  # what is asked: a source's name, or a folder
 organisms = ["late", "middle", "early"]  # which miniature VLMs to ask
 seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms
-wording = "standard"  # how the questions are worded
+split = "test"  # houses never used for any choice in making the organisms; "" for all
+wording = "standard"  # how the questions are worded; "" for every way
 max_entities = 0  # ask about so many entities; 0 asks about all
 batch_size = 64
 work = ""  # a folder that keeps finished work; "" keeps none
@@ -92,7 +105,7 @@ print(
 # ## Is the model able at all?
 #
 # Before any gap, the two hops apart. The backbone is asked by name; each VLM is asked to name the
-# house from its picture, and asked by name without a picture.
+# {glue:text}`noun` from its picture, and asked by name without a picture.
 
 # %%
 pairs = open_pairs(vlm, llm, organisms, seed, load)
@@ -127,6 +140,7 @@ baseline.rename(
 ).style.format("{:.1%}")
 
 # %% tags=["remove-cell"]
+glue("noun", noun)
 glue("recognition_lowest", f"{100 * baseline['identify'].min():.0f}")
 text = baseline[["by_name", "llm_by_name"]].min().min()
 glue(
@@ -138,6 +152,9 @@ glue(
 # the same things about pictures. What differs is what their image tokens were before the language
 # model learnt to use them: nothing like names (late), names behind other, free tokens (middle), or
 # names and little else (early). *Growing a two-hop model* says exactly how.
+
+# %% [markdown] tags=["model"]
+# {glue:text}`model_hops` {glue:text}`model_notes`
 
 # %% [markdown]
 # ## The method
@@ -209,7 +226,7 @@ answers = {
     )
     for name, pair in pairs.items()
 }
-keep_records(pd.concat(answers.values()), work, "the_gap")
+keep_records(pd.concat(answers.values()), work, "the_gap", pairs)
 
 # A model that recognises nothing leaves no such slice; then all count.
 recognises = baseline["identify"].gt(0).all()
@@ -280,7 +297,7 @@ show(
 # | {cite:t}`ashok2025recall` | same VLM, by name, *blank* picture | VLM, by picture | relative drop, where picture and name together succeed and a blank picture fails |
 
 # %% [markdown]
-# On the organisms, {numref}`fig-definitions` shows how far apart the definitions lie.
+# On {glue:text}`these_models`, {numref}`fig-definitions` shows how far apart the definitions lie.
 
 # %% tags=["hide-input"]
 table = gap.gap_table(answers)
@@ -306,10 +323,18 @@ for definition, value in (
 # only seed 0 is computed on this page
 # ({numref}`fig-seeds`).
 
+# %% [markdown] tags=["model"]
+# ### Three worlds
+#
+# The project's study recorded the organisms of two more worlds. They say nothing about
+# {glue:text}`these_models`, which is shown here alone ({numref}`fig-seeds`).
+
 # %% tags=["hide-input"]
 recorded = records.read(STUDY / "answers.parquet")
 recorded = recorded[
-    (recorded["wording"] == wording) & (recorded["seed"] != seed)
+    (recorded["wording"] == wording)
+    & (recorded["seed"] != seed)
+    & (vlm == "")
 ]
 by_model = {
     name: pd.concat([answers[name], recorded[recorded["model"] == name]])
@@ -379,7 +404,7 @@ glue("n_least", str(live["n_items"].min()))
 # ### A blank picture
 #
 # If questions by picture could be answered without the picture, the gap would be too small. With a
-# grey rectangle in place of the arms, the models guess.
+# grey rectangle in place of the picture, a model can only guess.
 
 # %%
 blank = accuracy[
@@ -443,19 +468,69 @@ glue(
     f"{moved.max():.1f} points apart ({moved.idxmax()}).",
 )
 
+# %% tags=["remove-cell"]
+# What the page says where it is about one model and not about the organisms.
+name, pair = next(iter(pairs.items()))
+
+
+def points(fraction: float, unit: str = "points") -> str:
+    return (
+        "not measured"
+        if pd.isna(fraction)
+        else f"{100 * fraction:.1f} {unit}"
+    )
+
+
+asked = (
+    f"{len(questions.questions)} questions about {len(questions.entities())} entities of the "
+    f"benchmark {questions.name}"
+)
+glue("these_models", name if vlm else "the organisms")
+glue("model_asked", f"{name}, with {asked}")
+glue("model_asked_here", f"{name} was asked {asked}")
+glue("model_notes", " ".join(pair.notes))
+row = live.loc[name]
+glue(
+    "model_gap",
+    f"On {row['n_items']} facts about {row['n_entities']} entities ({among}), it loses "
+    f"{points(row['gap'])} when the entity is shown and not named: by name it answers "
+    f"{points(row['reference'], '%')}, by picture {points(row['picture'], '%')}.",
+)
+alone = baseline.loc[name]
+blind = blank.set_index(["model", "condition"])["accuracy"]
+glue(
+    "model_hops",
+    f"It names {points(alone['identify'], '%')} of the entities from their pictures. Asked by "
+    f"name it answers {points(alone['by_name'], '%')} of the questions, and its backbone "
+    f"{points(alone['llm_by_name'], '%')}; with a blank picture, "
+    f"{points(blind[name, 'blank_by_picture'], '%')}.",
+)
+gaps = own[own["model"] == name].set_index("definition")["gap"]
+glue(
+    "model_definitions",
+    f"{points(gaps.get('degradation'), '%')} (against the backbone), "
+    f"{points(gaps.get('difference'))} (against the same model by name) and "
+    f"{points(gaps.get('controlled'), '%')} (on the controlled slice)",
+)
+
 # %% [markdown]
 # ## What the papers report, and how this differs
 #
 # - {cite:t}`venhoff2025toolate` report that 11 of 14 VLMs degrade against their text backbones, by
 #   up to 43.9 %, on about 15,000 questions. Whether entities that a model does not recognise were
-#   left out is not known, so the table below gives the degradation over all houses as well.
+#   left out is not known, so the table below gives the degradation over all entities as well.
 # - {cite:t}`cohen2025performance` report gaps of 4.3 to 17.7 points between the same model's two
 #   arms, on the entities that it names: 4 to 20 % of their data set, different ones for each model.
 # - {cite:t}`ashok2025recall` report a mean relative drop of 58.95 % on their controlled slice.
-#
+
+# %% [markdown] tags=["organisms"]
 # The organisms are not those models. They are measured here with every control in place, on houses
 # whose facts were never asked about in pictures during training, so their gaps say what *can*
 # cause a gap, not how large it is in a published model.
+
+# %% [markdown] tags=["model"]
+# {glue:text}`model_asked_here`, with the same controls. The papers asked other questions about
+# other entities, so their figures and this page's are not the same measurement.
 
 # %%
 table[

@@ -245,7 +245,7 @@ def test_a_failed_chapter_is_an_exit_code(chapters, tmp_path):
 
 def test_the_gap_can_be_rerun():
     known = reruns.rerunnable(reruns.chapters_folder())
-    assert {"vlm", "llm", "load", "benchmark", "work", "max_entities"} <= known["the_gap"]
+    assert {"vlm", "llm", "load", "benchmark", "work", "max_entities"} <= set(known["the_gap"])
 
 
 def test_the_gap_runs_on_random_weights_and_says_so(tmp_path):
@@ -286,10 +286,106 @@ def test_parameter_values_are_yaml():
     ]
 
 
-def test_prose_about_organisms_is_left_out_of_other_models_pages():
-    source = rerun.to_notebook(ROOT / "chapters" / "the_gap.py")
-    from twohop_lib.nb import readable
+def test_prose_on_organisms_and_prose_on_a_model_are_never_on_one_page():
+    def prose(without: str) -> str:
+        notebook = rerun.to_notebook(ROOT / "chapters" / "the_gap.py")
+        cells = rerun.without_prose(notebook, without).cells
+        return "\n".join(c.source for c in cells if c.cell_type == "markdown")
 
-    text = "\n".join(c["source"] for c in readable(source, {})["cells"])
-    assert "Key takeaways" not in text and "Three worlds" not in text
-    assert "The scoring rule" in text
+    book, model = prose(rerun.MODEL_PROSE), prose(rerun.BOOK_PROSE)
+    for text in (book, model):
+        assert text.count("Key takeaways") == text.count("### Three worlds") == 1
+    assert "on miniature models" in book and "miniature" not in model
+    assert "model_" not in book and "{glue:text}`model_gap`" in model
+
+
+# --- whose results a folder holds ---------------------------------------------------------------
+
+
+def test_records_of_a_changed_chapter_are_never_taken_for_current(chapters, tmp_path, monkeypatch):
+    first = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    write_chapter(chapters, more="\n# %%\nkeep_records(pd.concat(parts[:1]), work, 'tiny')\n")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(reruns, "_finish", killed)
+        reruns.run(request(), tmp_path / "runs", lambda _: None)
+    assert not (first.folder / "manifest.json").exists()
+    reruns.run(request(), tmp_path / "runs", lambda _: None)
+    assert len(records.read_frame(first.folder / "records.parquet")) == 2
+
+
+def test_chapters_run_one_by_one_add_up(chapters, tmp_path):
+    write_chapter(chapters, "other")
+    for one in ("tiny", "other"):
+        outcome = reruns.run(request(chapters=(one,)), tmp_path / "runs", lambda _: None)
+        assert outcome.ran == (one,)
+    frame = records.read_frame(outcome.folder / "records.parquet")
+    assert frame["chapter"].value_counts().to_dict() == {"tiny": 12, "other": 12}
+    index = (outcome.folder / "html" / "index.html").read_text()
+    assert 'href="tiny.html"' in index and 'href="other.html"' in index
+    assert reruns.run(request(), tmp_path / "runs", lambda _: None).ran == ()
+    # In the order of the chapters, whichever ran first.
+    assert list(frame["chapter"].unique()) == ["other", "tiny"]
+
+
+def test_a_model_that_names_nothing_is_no_result(chapters, tmp_path):
+    nothing = "frame = pd.DataFrame({'condition': 'identify', 'entity_id': ['a', 'b'], %s})\n"
+    keep = "keep_records(frame, work, 'tiny')\n"
+    write_chapter(chapters, more="\n# %%\n" + nothing % "'correct': False" + keep)
+    outcome = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    told = "named none of the 2 entities"
+    for page in ("index.html", "tiny.html"):
+        assert told in (outcome.folder / "html" / page).read_text()
+    notebook = outcome.folder / "notebooks" / "tiny.ipynb"
+    assert told in nbformat.read(notebook, as_version=4).cells[0].source
+    write_chapter(chapters, more="\n# %%\n" + nothing % "'correct': [True, False]" + keep)
+    reruns.run(request(), tmp_path / "runs", lambda _: None)
+    assert "Not a result" not in notebook.read_text()
+
+
+def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
+    (chapters / "tiny.py").write_text(
+        TINY_CHAPTER.replace(
+            "import pandas", "from twohop_lib.reruns import open_pairs\nimport pandas"
+        ).replace('work, "SELF")', 'work, "tiny", open_pairs(vlm, "", [], 0))')
+    )
+    outcome = reruns.run(request(parameters={"max_entities": 3}), tmp_path / "runs", lambda _: None)
+    assert not outcome.failed
+    manifest = records.Manifest.read(outcome.folder / "manifest.json")
+    (model, *_) = manifest.models
+    assert (model.role, model.dtype, model.processor) == ("vlm", "float32", "LlavaProcessor")
+    assert manifest.parameters["of_chapters"]["tiny"]["pause"] == 0.0
+    assert manifest.parameters["of_chapters"]["tiny"]["max_entities"] == 3
+    assert manifest.wall_time_s > 0 and manifest.peak_memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("max_entities", "many", "is a whole number, such as 0, and not 'many'"),
+        ("max_entities", 2.5, "is a whole number"),
+        ("max_entities", True, "is a whole number"),
+        ("pause", "long", "is a number, such as 0.0"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(chapters, tmp_path, name, value, told):
+    with pytest.raises(TwohopError, match=told):
+        reruns.run(request(parameters={name: value}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_determines_a_run_names_its_folder(tmp_path):
+    asked = [request(), request(parameters={"seed": 1}), request(load={"dtype": "float16"})]
+    assert len({one.folder_name() for one in asked}) == 3
+    assert request(chapters=("tiny",)).folder_name() == request().folder_name()
+
+
+def test_entities_are_taken_from_first_to_last():
+    all_of_them = reruns.open_questions("heraldry", 0, "test", "standard").entities()
+    some = reruns.open_questions("heraldry", 0, "test", "standard", 4).entities()
+    assert some == all_of_them[::24]
+    with pytest.raises(TwohopError, match="No wording is called"):
+        reruns.open_questions("heraldry", 0, "test", "none")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,10 @@ from twohop_lib.nb import plain_markdown
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 #: Progress is told at most this often, however many cells a chapter has and however long it takes.
 UPDATES, SECONDS_BETWEEN = 10, 15.0
+#: A cell that takes long is told of after so many seconds, and then after twice as many each time.
+STILL_RUNNING = 60.0
+#: Tags of prose that is true of the book's own page alone, and of a page on another model alone.
+BOOK_PROSE, MODEL_PROSE = "organisms", "model"
 
 
 def to_notebook(source: Path) -> nbformat.NotebookNode:
@@ -43,7 +50,7 @@ PENDING = "*Each … is a number that the cells below compute; the rendered book
 
 def twin(source: Path) -> str:
     """The output-free notebook beside a chapter, for Colab: plain Markdown, nothing executed."""
-    notebook = to_notebook(source)
+    notebook = without_prose(to_notebook(source), MODEL_PROSE)
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": {"name": "python"}}
     told = False
     for cell in notebook.cells:
@@ -61,6 +68,23 @@ def twin(source: Path) -> str:
 def known_parameters(notebook: nbformat.NotebookNode) -> list[str]:
     """The names assigned in the cell tagged ``parameters``."""
     return list(papermill.inspect_notebook(notebook))
+
+
+def defaults(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """The parameters and their values in the cell tagged ``parameters``; None if computed."""
+    found: dict[str, Any] = {}
+    for name, about in papermill.inspect_notebook(notebook).items():
+        try:
+            found[name] = ast.literal_eval(about["default"])
+        except (ValueError, SyntaxError):
+            found[name] = None
+    return found
+
+
+def without_prose(notebook: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
+    """Take the cells with this tag out of a notebook; edits and returns it."""
+    notebook.cells = [c for c in notebook.cells if tag not in c.metadata.get("tags", ())]
+    return notebook
 
 
 def check_parameters(notebook: nbformat.NotebookNode, given: Iterable[str], title: str) -> None:
@@ -128,6 +152,26 @@ class _Progress:
             f"chapter {self.title}: cell {index + 1} of {self.cells}, {now - self.started:.0f} s"
         )
 
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Say now and then that a long cell still runs, for as long as the block does."""
+        done = threading.Event()
+
+        def beat() -> None:
+            wait = STILL_RUNNING
+            while not done.wait(wait):
+                seconds = time.monotonic() - self.started
+                self.say(f"chapter {self.title}: in {self.where()}, {seconds:.0f} s")
+                wait = seconds
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def where(self) -> str:
         """``cell 12 ('first line')``: numbered as in the chapter's source."""
         if self.cell is None:
@@ -187,6 +231,7 @@ def execute(
     parameters = dict(parameters or {})
     notebook = to_notebook(source)
     check_parameters(notebook, parameters, source.stem)
+    without_prose(notebook, BOOK_PROSE if parameters.get("vlm") else MODEL_PROSE)
     key = run_key(source, environment, parameters)
     if is_current(out, key):
         return False
@@ -196,19 +241,20 @@ def execute(
     progress = _Progress(source.stem, len(notebook.cells) + bool(parameters), say)
     started = time.perf_counter()
     try:
-        done = papermill.execute_notebook(
-            notebook,
-            partial,
-            parameters,
-            engine_name="twohop",
-            kernel_name=KERNEL["name"],
-            progress_bar=False,
-            progress=progress,
-            execution_timeout=cell_timeout,
-            # Not papermill's own `cwd`, which moves the whole process, other chapters included.
-            resources={"metadata": {"path": str(out.parent)}},
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )
+        with progress.beating():
+            done = papermill.execute_notebook(
+                notebook,
+                partial,
+                parameters,
+                engine_name="twohop",
+                kernel_name=KERNEL["name"],
+                progress_bar=False,
+                progress=progress,
+                execution_timeout=cell_timeout,
+                # Not papermill's own `cwd`, which moves the whole process, other chapters included.
+                resources={"metadata": {"path": str(out.parent)}},
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
     except CellTimeoutError:

@@ -8,6 +8,7 @@ what is done is kept as it is done. A chapter can be rerun if its parameters cel
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import html
 import json
@@ -15,7 +16,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,15 +36,16 @@ Profile = Literal["quick", "standard", "full"]
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"max_entities": 12},
     "standard": {},
-    "full": {"split": ""},
+    "full": {"split": "", "wording": ""},
 }
 #: Parameters that the command itself sets.
 OWN = ("vlm", "llm", "benchmark", "work", "seed", "load")
 
 NOT_A_RESULT = (
-    "**Not a result.** The weights of this model look random ({why}). The page shows that the "
-    "experiments run on it, and nothing else."
+    "**Not a result.** {why} The page shows that the experiments run on it, and nothing else."
 )
+#: Benchmarks built for this process; their folders go when it does.
+_BUILT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 # --- what a chapter opens ---------------------------------------------------------------------
@@ -93,7 +95,8 @@ def open_questions(
 ) -> Benchmark:
     """Open a benchmark by its source's name or its folder, and pick questions of it.
 
-    ``split`` is ignored by benchmarks that have none; ``max_entities`` 0 means all.
+    ``split`` is ignored by benchmarks that have none. ``max_entities`` of them are taken evenly
+    from first to last; 0 means all.
 
     Raises TwohopError if nothing is left.
     """
@@ -102,27 +105,47 @@ def open_questions(
     if Path(benchmark).is_dir():
         found = sources.load(Path(benchmark))
     else:
-        out = Path(tempfile.mkdtemp(prefix="twohop-")) / "benchmark"
-        found = sources.build(benchmark, out, seed)
+        _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
+        found = sources.build(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
     by = {"wording": wording}
     if any(question.split for question in found.questions):
         by["split"] = split
     found = found.select(**{key: value for key, value in by.items() if value})
-    if max_entities:
-        kept = set(list(dict.fromkeys(q.entity_id for q in found.questions))[:max_entities])
-        found = type(found)(
-            found.name,
-            found.seed,
-            tuple(q for q in found.questions if q.entity_id in kept),
-            found.root,
+    entities = found.entities()
+    if 0 < max_entities < len(entities):
+        kept = {entities[n * len(entities) // max_entities] for n in range(max_entities)}
+        left = tuple(q for q in found.questions if q.entity_id in kept)
+        found = replace(found, questions=left)
+    if not found.questions:
+        raise TwohopError(
+            f"Benchmark {found.name} has no question of split {split!r} in wording {wording!r}; "
+            "pick others."
         )
     return found
 
 
-def keep_records(frame: pd.DataFrame, work: str, chapter: str) -> None:
-    """Write a chapter's records where :func:`run` looks for them; nothing without ``work``."""
-    if work:
-        records.write_frame(frame, Path(work) / f"records-{chapter}.parquet", {"chapter": chapter})
+def keep_records(
+    frame: pd.DataFrame, work: str, chapter: str, pairs: Mapping[str, ModelPair] | None = None
+) -> None:
+    """Write a chapter's records, and how its models were loaded, where :func:`run` looks.
+
+    Nothing is written if ``work`` is empty.
+    """
+    if not work:
+        return
+    records.write_frame(frame, _kept(work, chapter), {"chapter": chapter})
+    models = []
+    for pair in (pairs or {}).values():
+        models.append(records.ModelEntry.of("vlm", pair.vlm.model, pair.vlm.processor))
+        if pair.llm is not None:
+            models.append(records.ModelEntry.of("llm", pair.llm.model, pair.llm.tokenizer))
+    # Of this process, which is the one that holds the models.
+    manifest = records.Manifest.collect(models=models, command="")
+    manifest.write(_kept(work, chapter).with_suffix(".json"))
+
+
+def _kept(work: str | Path, chapter: str) -> Path:
+    return Path(work) / f"records-{chapter}.parquet"
 
 
 # --- chapters ---------------------------------------------------------------------------------
@@ -139,32 +162,48 @@ def chapters_folder() -> Path:
     return folder
 
 
-def rerunnable(folder: Path) -> dict[str, set[str]]:
-    """Return the parameters of each chapter that can be run for a model, by chapter."""
+def rerunnable(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the parameters, with their defaults, of each chapter that can be run for a model."""
     found = {}
     for source in sorted(folder.glob("*.py")):
-        names = set(rerun.known_parameters(rerun.to_notebook(source)))
-        if "vlm" in names:
-            found[source.stem] = names
+        parameters = rerun.defaults(rerun.to_notebook(source))
+        if "vlm" in parameters:
+            found[source.stem] = parameters
     return found
 
 
-def _choose(chapters: Sequence[str] | None, known: Mapping[str, set[str]]) -> list[str]:
+def _choose(chapters: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:
     for name in chapters or ():
         if name not in known:
             raise TwohopError(f"No chapter {name!r} can be rerun; {suggest(name, known)}.")
-    return list(dict.fromkeys(chapters)) if chapters else list(known)
+    return [name for name in known if name in chapters] if chapters else list(known)
 
 
-def _check_parameters(given: Mapping[str, Any], known: Mapping[str, set[str]]) -> None:
-    names = sorted(set().union(*known.values()) - set(OWN))
-    for name in given:
+def _check_parameters(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
+    names = sorted({name for parameters in known.values() for name in parameters} - set(OWN))
+    for name, value in given.items():
         if name in OWN:
             raise TwohopError(
                 f"Parameter {name!r} is set by the command's own options; see: twohop rerun --help"
             )
         if name not in names:
             raise TwohopError(f"No chapter has a parameter {name!r}; {suggest(name, names)}.")
+        for chapter, parameters in known.items():
+            if name in parameters:
+                _check_type(name, value, parameters[name], chapter)
+
+
+def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
+    """Refuse a value of another type than the default's; a whole number will do as a fraction."""
+    wanted = type(default)
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if default is not None and not fits:
+        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        kind = kinds.get(wanted, f"a {wanted.__name__}")
+        raise TwohopError(
+            f"Parameter {name!r} of chapter {chapter} is {kind}, such as {default!r}, and not "
+            f"{value!r}; give one."
+        )
 
 
 # --- one run ----------------------------------------------------------------------------------
@@ -191,8 +230,8 @@ class Request:
         """Return a name that tells runs of different models and settings apart."""
         stem = re.sub(r"[^\w.-]+", "-", Path(self.vlm.rstrip("/")).name) or "model"
         what = [_absolute(self.vlm), _absolute(self.llm), _absolute(self.benchmark), self.seed]
-        what.append(dict(self.load))
-        text = json.dumps([*what, self.profile, dict(self.parameters)], sort_keys=True, default=str)
+        settings = [self.profile, dict(self.parameters), dict(self.load)]
+        text = json.dumps([*what, *settings], sort_keys=True, default=str)
         return f"{stem}-{self.profile}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -233,41 +272,75 @@ def _run(
     folder: Path,
     source: Path,
     chosen: list[str],
-    known: Mapping[str, set[str]],
+    known: Mapping[str, Mapping[str, Any]],
     say: Callable[[str], None],
 ) -> Outcome:
     started = time.perf_counter()
     # A leftover of a run that was killed while it wrote.
     for partial in folder.rglob("*.partial*"):
         partial.unlink(missing_ok=True)
-    environment = _environment(request)
-    report = _checked(request, folder, environment, say)
+    revisions = _revisions(request)
+    environment = _environment(request, revisions)
+    plan = {
+        name: (source / f"{name}.py", _given(request, folder, revisions, known[name]))
+        for name in known
+    }
+    keys = {name: rerun.run_key(at, environment, given) for name, (at, given) in plan.items()}
+    if set(chosen) <= _complete(folder, keys):
+        return Outcome(folder, (), {})
+    # Until the new manifest is there, the folder says of itself that it is not complete.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    report = _checked(request, folder, environment, revisions, say)
     ran, failed = [], {}
     for name in chosen:
-        given = {
-            "vlm": _absolute(request.vlm),
-            "llm": _absolute(request.llm) or "",
-            "benchmark": _absolute(request.benchmark),
-            "seed": request.seed,
-            "work": str(folder / "work"),
-            "load": dict(request.load),
-            **PROFILES[request.profile],
-            **request.parameters,
-        }
-        given = {key: value for key, value in given.items() if key in known[name]}
-        target = folder / "notebooks" / f"{name}.ipynb"
+        at, given = plan[name]
+        target = _notebook(folder, name)
         try:
-            if rerun.execute(
-                source / f"{name}.py", target, given, environment=environment, say=say
-            ):
+            if rerun.execute(at, target, given, environment=environment, say=say):
                 ran.append(name)
+            _mark(target, _why_not(report, _frame(folder, [name])))
         except TwohopError as error:
             failed[name] = str(error)
             say(f"error: {error}")
-    done = [name for name in chosen if name not in failed]
-    if ran or failed or not (folder / "manifest.json").exists():
-        _finish(request, folder, done, failed, report, environment, started)
+    # Chapters of an earlier call belong to the run, if they are of this very run.
+    done = [n for n in known if n not in failed and rerun.is_current(_notebook(folder, n), keys[n])]
+    asked = {name: {**known[name], **plan[name][1]} for name in done}
+    _finish(request, folder, asked, failed, report, environment, keys, started)
     return Outcome(folder, tuple(ran), failed)
+
+
+def _given(
+    request: Request, folder: Path, revisions: Mapping[str, str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a chapter's parameters: of all that are set, those that it has."""
+    given = {
+        "vlm": _absolute(request.vlm),
+        "llm": _absolute(request.llm) or "",
+        "load": {**revisions, **request.load},
+        "benchmark": _absolute(request.benchmark),
+        "seed": request.seed,
+        "work": str(folder / "work"),
+        **PROFILES[request.profile],
+        **request.parameters,
+    }
+    return {name: value for name, value in given.items() if name in known}
+
+
+def _notebook(folder: Path, chapter: str) -> Path:
+    return folder / "notebooks" / f"{chapter}.ipynb"
+
+
+def _complete(folder: Path, keys: Mapping[str, str]) -> set[str]:
+    """Return the chapters whose results are in the folder, and current."""
+    try:
+        stored = records.Manifest.read(folder / "manifest.json").parameters["keys"]
+    except (TwohopError, KeyError):
+        return set()
+    return {
+        name
+        for name, key in stored.items()
+        if keys.get(name) == key and rerun.is_current(_notebook(folder, name), key)
+    }
 
 
 def _absolute(name: str | None) -> str | None:
@@ -275,7 +348,26 @@ def _absolute(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
-def _environment(request: Request) -> str:
+def _revisions(request: Request) -> dict[str, str]:
+    """Return the commits that models from the hub are at now, so that all chapters use the same.
+
+    Raises TwohopError if a model is not to be had, before anything runs.
+    """
+    from twohop_lib.models.registry import find
+
+    row = find(request.vlm)
+    pinned = {}
+    for name, source in (("vlm", request.vlm), ("llm", request.llm or (row.llm if row else None))):
+        wanted = request.load.get(f"{name}_revision")
+        if source and not Path(source).is_dir():
+            from twohop_lib.runs.generate import load_config
+
+            commit = getattr(load_config(source, wanted), "_commit_hash", None) or wanted
+            pinned |= {f"{name}_revision": commit} if commit else {}
+    return pinned
+
+
+def _environment(request: Request, revisions: Mapping[str, str]) -> str:
     """Return a hash of what determines a run besides chapters and parameters."""
     from twohop_lib.runs.store import folder_hash
 
@@ -283,12 +375,16 @@ def _environment(request: Request) -> str:
     for name in (request.vlm, request.llm, request.benchmark):
         if name and Path(name).is_dir():
             parts[str(name)] = folder_hash(name)
-    parts |= {"device": records.device_name(), "load": dict(request.load)}
+    parts |= {"device": records.device_name(), "load": {**revisions, **request.load}}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(
-    request: Request, folder: Path, environment: str, say: Callable[[str], None]
+    request: Request,
+    folder: Path,
+    environment: str,
+    revisions: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the report of the check, from an earlier call if nothing has changed since."""
     path = folder / "check.json"
@@ -299,12 +395,8 @@ def _checked(
             earlier = {}
         if earlier.get("environment") == environment and (earlier["ok"] or request.skip_check):
             return earlier
-    from twohop_lib.models.check import check
-    from twohop_lib.models.pair import load_pair
-
     say(f"checking {request.vlm}")
-    questions = open_questions(request.benchmark, request.seed, max_entities=8)
-    report = check(load_pair(request.vlm, request.llm, **dict(request.load)), questions).json()
+    report = _check(request, revisions)
     report["environment"] = environment
     with records.atomic_path(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -315,6 +407,29 @@ def _checked(
             f"cannot be trusted; see {path}, or run anyway with --skip-check."
         )
     return report
+
+
+def _check(request: Request, revisions: Mapping[str, str]) -> dict[str, Any]:
+    """Check the pair, and let go of it: the chapters load it again, each in its own process."""
+    import torch
+    from transformers.utils import logging
+
+    from twohop_lib.models.check import check
+    from twohop_lib.models.pair import load_pair
+
+    logging.disable_progress_bar()
+    questions = open_questions(request.benchmark, request.seed, max_entities=8)
+    try:
+        load = {**revisions, **request.load}
+        return check(load_pair(request.vlm, request.llm, **load), questions).json()
+    except TwohopError as error:
+        if not request.skip_check:
+            raise
+        return {"ok": False, "untrained": False, "checks": {}, "error": str(error)}
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _disk_error(error: OSError, folder: Path) -> TwohopError:
@@ -334,62 +449,100 @@ def _disk_error(error: OSError, folder: Path) -> TwohopError:
 def _finish(
     request: Request,
     folder: Path,
-    done: Sequence[str],
+    done: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
     report: dict[str, Any],
     environment: str,
+    keys: Mapping[str, str],
     started: float,
 ) -> None:
-    """Write records, pages and, last of all, the manifest."""
-    parts = [
-        records.read_frame(path).assign(chapter=name)
-        for name in done
-        if (path := folder / "work" / f"records-{name}.parquet").exists()
-    ]
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    """Write records, pages and, last of all, the manifest.
+
+    ``done`` are the chapters that are there, each with all its parameters.
+    """
+    frame = _frame(folder, list(done))
     if len(frame):
         # The same answer may be in two chapters' records; order is theirs.
         records.write_frame(frame, folder / "records.parquet", {"chapters": list(done)})
     why = _why_not(report, frame)
+    for page in (folder / "html").glob("*.html"):
+        if page.stem not in done:
+            page.unlink()
     for name in done:
-        path = folder / "notebooks" / f"{name}.ipynb"
-        _write_chapter(path, folder / "html" / f"{name}.html", why)
-    _write_index(request, folder, done, failed, report, frame, why)
+        _mark(_notebook(folder, name), why)
+        _write_chapter(_notebook(folder, name), folder / "html" / f"{name}.html", why)
+    _write_index(request, folder, list(done), failed, report, frame, why)
+    parts = [_kept(folder / "work", name).with_suffix(".json") for name in done]
+    kernels = [records.Manifest.read(part) for part in parts if part.exists()]
+    seconds = sum(
+        json.loads(_notebook(folder, name).read_text(encoding="utf-8"))["metadata"]["twohop"][
+            "seconds"
+        ]
+        for name in done
+    )
+    asked = open_questions(request.benchmark, request.seed)
     manifest = records.Manifest.collect(
-        models=[
-            records.ModelEntry(
-                role=role,
-                id=str(source),
-                revision=request.load.get(f"{role}_revision"),
-                dtype=request.load.get("dtype"),
-                quantisation=request.load.get("quantise"),
-            )
-            for role, source in (("vlm", request.vlm), ("llm", request.llm))
-            if source
-        ],
+        models=list(dict.fromkeys(model for kernel in kernels for model in kernel.models)),
         seeds=[request.seed],
         parameters={
             **PROFILES[request.profile],
             **request.parameters,
             "profile": request.profile,
+            "load": dict(request.load),
             "chapters": list(done),
+            "of_chapters": done,
+            "keys": {name: keys[name] for name in done},
             "failed": dict(failed),
             "result": why is None,
             "environment": environment,
         },
         benchmark=request.benchmark,
-        benchmark_hash=open_questions(request.benchmark, request.seed).hash,
+        benchmark_hash=asked.hash,
         started=started,
     )
-    manifest.write(folder / "manifest.json")
+    # What the chapters took, whenever they ran, and not just this call.
+    memory = [k.peak_memory_bytes for k in kernels if k.peak_memory_bytes]
+    took = {"wall_time_s": seconds, "peak_memory_bytes": max(memory, default=None)}
+    manifest.model_copy(update=took).write(folder / "manifest.json")
+
+
+def _frame(folder: Path, chapters: Sequence[str]) -> pd.DataFrame:
+    """Return the records of chapters, one after the other; column ``chapter`` says whose."""
+    parts = [
+        records.read_frame(path).assign(chapter=name)
+        for name in chapters
+        if (path := _kept(folder / "work", name)).exists()
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _why_not(report: dict[str, Any], frame: pd.DataFrame) -> str | None:
     """Return why a run is no result, or None if it is one."""
     if report.get("untrained"):
         share = report["surprise"]
-        return f"text surprises it {share:.2f} times as much as it would a uniform guess"
+        return (
+            "The weights of this model look random (text surprises it "
+            f"{share:.2f} times as much as it would a uniform guess)."
+        )
+    named = frame[frame["condition"] == "identify"] if "condition" in frame else frame
+    if len(named) and not named["correct"].any():
+        count = named["entity_id"].nunique()
+        return f"This model named none of the {count} entities that it was shown."
     return None
+
+
+def _mark(notebook: Path, why: str | None) -> None:
+    """Let a notebook begin with why it is no result, and with nothing of the kind if it is one."""
+    content = nbformat.read(notebook, as_version=4)
+    first = {"id": "not-a-result", "source": NOT_A_RESULT.format(why=why)} if why else None
+    marks = [cell for cell in content.cells if cell["id"] == "not-a-result"]
+    if [cell["source"] for cell in marks] == ([first["source"]] if first else []):
+        return
+    content.cells = [cell for cell in content.cells if cell["id"] != "not-a-result"]
+    if first:
+        content.cells.insert(0, nbformat.v4.new_markdown_cell(**first))
+    with records.atomic_path(notebook) as partial:
+        nbformat.write(content, partial)
 
 
 #: What all pages of a run look like; they need no network and no scripts.
@@ -427,7 +580,7 @@ def _write(page: Path, text: str) -> None:
 
 
 def _write_chapter(notebook: Path, page: Path, why: str | None) -> None:
-    """Write an executed chapter as a page; a notebook that is no result is marked, too."""
+    """Write an executed chapter as a page."""
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
@@ -435,11 +588,7 @@ def _write_chapter(notebook: Path, page: Path, why: str | None) -> None:
     from twohop_lib.nb import glued, readable
 
     content = nbformat.read(notebook, as_version=4)
-    if why and content.cells[0]["id"] != "not-a-result":
-        note = nbformat.v4.new_markdown_cell(NOT_A_RESULT.format(why=why), id="not-a-result")
-        content.cells.insert(0, note)
-        with records.atomic_path(notebook) as partial:
-            nbformat.write(content, partial)
+    _number_figures(content)
     values = glued(content)
     content.cells = [cell for cell in content.cells if cell["id"] != "not-a-result"]
     config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-input"}})
@@ -447,6 +596,25 @@ def _write_chapter(notebook: Path, page: Path, why: str | None) -> None:
     body, _ = exporter.from_notebook_node(readable(content, values))
     code = HtmlFormatter().get_style_defs(".highlight")
     _write(page, _page(page.stem.replace("_", " "), body, why, code))
+
+
+def _number_figures(notebook: nbformat.NotebookNode) -> None:
+    """Number figures in their captions and where prose refers to them, as the book does."""
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    ours = [o.get("metadata", {}).get("twohop", {}) for o in outputs]
+    names = [about["figure"]["name"] for about in ours if "figure" in about]
+    numbers = {name: f"Figure {n}" for n, name in enumerate(names, start=1)}
+    for output, about in zip(outputs, ours, strict=True):
+        if "caption" in about:
+            text = f"{numbers[about['caption']]}. {output['data']['text/plain']}"
+            output["data"] = {"text/html": f"<p><em>{html.escape(text)}</em></p>"}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell["source"] = re.sub(
+                r"\{numref\}`([^`]*)`",
+                lambda match: numbers.get(match[1], match[1]),
+                cell["source"],
+            )
 
 
 def _write_index(

@@ -43,8 +43,8 @@ def rerun(
     profile: Annotated[
         str,
         typer.Option(
-            help="quick: twelve entities; standard: the test split in the standard wording; "
-            "full: every split."
+            help="quick: twelve entities of the test split; standard: all of it, in the standard "
+            "wording; full: every split and wording."
         ),
     ] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of the benchmark.")] = 0,

@@ -54,7 +54,14 @@ def cached(
         except (TwohopError, OSError):
             # A damaged file is work not done; it is written anew.
             pass
-    records.write_frame(compute(), path, key)
+    frame = compute()
+    try:
+        records.write_frame(frame, path, key)
+    except OSError as error:
+        raise TwohopError(
+            f"Finished work cannot be kept in {folder} ({error.strerror or error}); make room or "
+            "choose another folder, then run it again: what is kept is not done twice."
+        ) from error
     return records.read_frame(path)
 
 
