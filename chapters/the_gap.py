@@ -167,26 +167,27 @@ glue(
 question = questions.questions[0]
 pair = pairs.get("middle") or next(iter(pairs.values()))
 picture = questions.image(question)
+model, processor = pair.vlm.model, pair.vlm.processor
+tokenizer = processor.tokenizer
 
-for text, content in [
+for text, shown in [
     (question.question_by_name, []),
-    (
-        question.question_by_picture,
-        [{"type": "image", "image": picture}],
-    ),
+    (question.question_by_picture, [picture]),
 ]:
-    content = [*content, {"type": "text", "text": text}]
-    inputs = pair.vlm.processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    ).to(pair.vlm.model.device, dtype=pair.vlm.model.dtype)
-    output = pair.vlm.model.generate(
-        **inputs, max_new_tokens=8, do_sample=False
+    parts = [{"type": "image"} for _ in shown]
+    parts.append({"type": "text", "text": text})
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True
     )
-    answer = pair.vlm.tokenizer.decode(
+    begun = tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)
+    options = {"return_tensors": "pt", "add_special_tokens": not begun}
+    if shown:
+        inputs = processor(text=prompt, images=shown, **options)
+        inputs = inputs.to(model.device, model.dtype)
+    else:
+        inputs = tokenizer(prompt, **options).to(model.device)
+    output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    answer = tokenizer.decode(
         output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True
     )
     print(

@@ -21,7 +21,7 @@ from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.roles import ROLES, ImageSite, token_roles
 from twohop_lib.organisms import path
 from twohop_lib.prompts import Prompt, render
-from twohop_lib.runs.generate import encode, load_llm, load_vlm
+from twohop_lib.runs.generate import answer, encode, load_llm, load_vlm, score
 
 NAMED = Prompt("full_information", "Who founded the house of Valdric?", True)
 
@@ -110,6 +110,27 @@ def test_the_backbone_is_the_vlms_own_language_model(family):
     # Cohere's text model scales its logits, Aya Vision leaves them.
     theirs = theirs / getattr(pair.llm.model, "logit_scale", 1.0)
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_answers_in_a_batch_are_those_given_alone(family, world):
+    name, pair = family
+    asked = [Prompt("by_name", text, False) for text in ("Who?", NAMED.text, "Which river is it?")]
+    asked += [NAMED, Prompt("identify", "Which house is this?", True)]
+    shown = [None] * 3 + [picture(seed=1), picture(seed=2)]
+    together = answer(pair.vlm, asked, shown, 6)
+    alone = [answer(pair.vlm, [p], [i], 6)[0] for p, i in zip(asked, shown, strict=True)]
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_scores_are_of_models_that_do_not_read_ahead(family):
+    name, pair = family
+    asked = [Prompt("by_name", NAMED.text, False)]
+    if name == "paligemma":
+        with pytest.raises(TwohopError, match="both directions"):
+            score(pair.vlm, asked, continuations=["river"])
+    else:
+        assert score(pair.vlm, asked, continuations=["river"])[0] < 0
 
 
 def test_roles_cover_every_position_once_and_say_what_is_there(family):

@@ -283,7 +283,7 @@ def test_scores_do_not_depend_on_the_batch(vlm, mixed):
 
 def test_a_continuation_follows_the_prefill_with_a_space(vlm):
     prompt = build("name_given", QUESTIONS[0])
-    text, length = generate._continued(vlm, prompt, " Aldric.")
+    text, length = generate.continued(vlm, prompt, " Aldric.")
     assert text == render(vlm.processor, prompt) + " Aldric."
     assert length == 2
 
@@ -294,7 +294,7 @@ def test_templates_that_open_a_given_answer_otherwise_are_scored_too(own_vlm):
     own_vlm.processor.chat_template = template.replace(
         "ASSISTANT:{% endif %}", "ASSISTANT: Well.{% endif %}"
     )
-    text, length = generate._continued(own_vlm, build("by_name", QUESTIONS[0]), "Aldric")
+    text, length = generate.continued(own_vlm, build("by_name", QUESTIONS[0]), "Aldric")
     assert text.endswith("ASSISTANT: Well.Aldric") and length == 1
 
 

@@ -18,9 +18,6 @@ from twohop_lib.prompts import Prompt, render
 from twohop_lib.prompts import build as ask
 from twohop_lib.runs.generate import answer, encode, load_llm, load_vlm
 
-#: A prompt of text alone is read in both directions or in one, by whether anything is padded.
-PADDING_MATTERS = ("paligemma",)
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -30,9 +27,11 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def questions(world):
-    """Six questions, about six houses, of different length."""
-    houses = {q.entity_id: q for q in reversed(world.questions)}
-    return list(islice(houses.values(), 6))
+    """Five questions, each about another house and another of its facts: no two equally long."""
+    houses: dict[str, list] = {}
+    for question in world.questions:
+        houses.setdefault(question.entity_id, []).append(question)
+    return [facts[at] for at, facts in enumerate(islice(houses.values(), 5))]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -48,6 +47,9 @@ def last_logits(vlm, prompt, image):
 
 
 def alone_and_together(vlm, prompts, images):
+    """Answers to prompts one by one and all at once, where some rows are padded."""
+    lengths = [len(vlm.tokenizer(prompt.text)["input_ids"]) for prompt in prompts]
+    assert len(set(lengths)) > 1
     alone = answer(vlm, prompts, images, max_new_tokens=8, batch_size=1)
     return alone, answer(vlm, prompts, images, max_new_tokens=8, batch_size=len(prompts))
 
@@ -67,12 +69,8 @@ def test_by_picture_a_batch_is_one_by_one(family, world, questions):
     assert alone == together and len(set(alone)) > 1
 
 
-def test_by_name_a_batch_is_one_by_one(family, questions, request):
-    name, vlm, _ = family
-    if name in PADDING_MATTERS:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="encode gives no token_type_ids for text alone")
-        )
+def test_by_name_a_batch_is_one_by_one(family, questions):
+    _, vlm, _ = family
     prompts = [ask("by_name", q) for q in questions]
     prompts += [Prompt("by_name", "Who?", False)]
     alone, together = alone_and_together(vlm, prompts, None)
@@ -101,51 +99,84 @@ def test_a_family_built_again_is_the_same(family, tmp_path):
 
 # --- prompts as published models word them ----------------------------------------------------
 
+#: Content as a string, or in parts where they stand; ``MARK`` is the picture.
+INLINE = (
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}MARK{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
+)
+#: Pictures first, wherever they stand, and no content as a string.
+SORTED = (
+    "{% for p in m['content'] if p['type'] == 'image' %}MARK{% endfor %}"
+    "{% for p in m['content'] if p['type'] == 'text' %}TEXT{% endfor %}"
+)
+
+
+def chatml(mark: str, first: str = "") -> str:
+    return (
+        "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+        + first
+        + "{% endif %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+        + INLINE.replace("MARK", mark)
+        + "{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 LOOK = "<|vision_start|><|image_pad|><|vision_end|>"
-CHATML = "<|im_start|>user\n{}{}<|im_end|>\n<|im_start|>assistant\n"
+SHOWN = "{{ '<image>\\n' }}"
+TURN = "<|im_start|>user\n{}Who?<|im_end|>\n<|im_start|>assistant\n"
 
-#: What a processor of each family is published to write: for a picture, and for text alone.
+#: Templates that word prompts as the published ones do, and what comes out for a picture with
+#: "Who?" and for "Who?" with the prefill "It".
 PUBLISHED = {
-    "llava": ("USER: {}{} ASSISTANT:", "<image>\n", ""),
-    "llava_next": ("[INST] {}{} [/INST]", "<image>\n", ""),
-    "llava_onevision": (
-        "<|im_start|>user {}{}<|im_end|><|im_start|>assistant\n",
-        "<image>\n",
-        "\n",
+    "llava": (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+        + SORTED.replace("MARK", SHOWN).replace("TEXT", "{{ p['text'] + ' ' }}")
+        + "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+        "USER: <image>\nWho? ASSISTANT:",
+        "USER: Who? ASSISTANT: It",
     ),
-    "qwen2_vl": (SYSTEM + CHATML, LOOK, ""),
-    "qwen2_5_vl": (SYSTEM + CHATML, LOOK, ""),
-    "qwen3_vl": (CHATML, LOOK, ""),
-    "internvl": (CHATML, "<IMG_CONTEXT>\n", ""),
+    "llava_next": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' }}"
+        + SORTED.replace("MARK", SHOWN).replace("TEXT", "{{ p['text'] }}")
+        + "{{ ' [/INST]' }}{% else %}{{ ' ' + m['content'][0]['text'] + '</s>' }}"
+        "{% endif %}{% endfor %}",
+        "[INST] <image>\nWho? [/INST]",
+        "[INST] Who? [/INST] It",
+    ),
+    "llava_onevision": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+        + SORTED.replace("MARK", "<image>").replace("TEXT", "{{ '\\n' + p['text'] }}")
+        + "<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        "<|im_start|>user <image>\nWho?<|im_end|><|im_start|>assistant\n",
+        "<|im_start|>user \nWho?<|im_end|><|im_start|>assistant \nIt",
+    ),
+    "qwen2_vl": (chatml(LOOK, SYSTEM), SYSTEM + TURN.format(LOOK), SYSTEM + TURN.format("") + "It"),
+    "qwen2_5_vl": (
+        chatml(LOOK, SYSTEM),
+        SYSTEM + TURN.format(LOOK),
+        SYSTEM + TURN.format("") + "It",
+    ),
+    "qwen3_vl": (chatml(LOOK), TURN.format(LOOK), TURN.format("") + "It"),
+    "internvl": (
+        chatml("{{ '<IMG_CONTEXT>\\n' }}"),
+        TURN.format("<IMG_CONTEXT>\n"),
+        TURN.format("") + "It",
+    ),
 }
-
-
-def as_template(form: str, shown: str, unshown: str) -> str:
-    """A template that writes one question so, and opens an answer that is given."""
-    before, after = ("{{ " + repr(part) + " }}" for part in form.split("{}{}"))
-    return (
-        "{% set parts = messages[0]['content'] %}"
-        + before
-        + "{% if parts[0]['type'] == 'image' %}{{ "
-        + repr(shown)
-        + " }}{% else %}{{ "
-        + repr(unshown)
-        + " }}{% endif %}{{ parts[-1]['text'] }}"
-        + after
-        + "{% for message in messages[1:] %} {{ message['content'][0]['text'] }}{% endfor %}"
-    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_check_holds_with_the_published_wording(name, world, tmp_path):
     made = build(name, tmp_path)
     pair = load_pair(made.vlm, made.llm)
-    form, shown, unshown = PUBLISHED[name]
-    pair.vlm.processor.chat_template = as_template(form, shown, unshown)
-    for picture, marks in ((True, shown), (False, unshown)):
-        prompt = Prompt("by_picture" if picture else "by_name", "Who founded it?", picture)
-        assert render(pair.vlm.processor, prompt) == form.format(marks, "Who founded it?")
+    template, shown, begun = PUBLISHED[name]
+    processor = pair.vlm.processor
+    processor.chat_template = template
+    assert render(processor, Prompt("by_picture", "Who?", True)) == shown
+    assert render(processor, Prompt("by_name", "Who?", False, "It")) == begun
     report = check(pair, world)
     assert {key: held for key, held in report.checks.items() if not held.ok} == {}
     assert report.image_tokens > 0
@@ -157,8 +188,10 @@ def test_every_check_holds_with_the_published_wording(name, world, tmp_path):
 @pytest.mark.parametrize("name", ["late", "middle", "early"])
 def test_an_organism_sees_the_same_with_and_without_torchvision(name, world, questions):
     pictures = [world.image(q) for q in questions]
-    kinds = [AutoImageProcessor.from_pretrained(path(name), backend=b) for b in ("pil", None)]
-    plain, usual = (
+    kinds = [load_vlm(path(name)).processor.image_processor]
+    kinds.append(AutoImageProcessor.from_pretrained(path(name), backend="pil"))
+    assert [kind.backend for kind in kinds] == ["torchvision", "pil"]
+    usual, plain = (
         kind(images=pictures, return_tensors="pt")["pixel_values"].float() for kind in kinds
     )
     # Pixels run from -1 to 1: one step of 256 is 0.0079.

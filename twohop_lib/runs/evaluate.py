@@ -116,6 +116,8 @@ def evaluate(
                     "benchmark": benchmark.hash,
                     "condition": condition,
                     "questions": [q.question_id for q in chunk],
+                    # Some chat templates write today's date, or words for models alone.
+                    "prompts": _wording(model, condition, chunk, choice),
                     "rule": rule,
                     "names": store.digest({"names": names}),
                     "choice": choice,
@@ -180,12 +182,27 @@ def _ask(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    kind: Any = "by_name" if condition in BACKBONE_CONDITIONS else condition
-    built = [prompts.build(kind, q, model.tokenizer, choice) for q in questions]
+    built = _built(model, condition, questions, choice)
     images = [picture(q) if p.image else None for p, q in zip(built, questions, strict=True)]
     # Naming comes first, so the answer proper needs room behind it.
     room = 2 * max_new_tokens if condition == "name_first" else max_new_tokens
     return generate.answer(model, built, images, room, batch_size)
+
+
+def _built(
+    model: Vlm | Llm, condition: str, questions: Sequence[Question], choice: ChoiceForm
+) -> list[prompts.Prompt]:
+    kind: Any = "by_name" if condition in BACKBONE_CONDITIONS else condition
+    return [prompts.build(kind, q, model.tokenizer, choice) for q in questions]
+
+
+def _wording(
+    model: Vlm | Llm, condition: str, questions: Sequence[Question], choice: ChoiceForm
+) -> str:
+    """Return a hash of the very texts that the model is given."""
+    front = getattr(model, "processor", model.tokenizer)
+    built = _built(model, condition, questions, choice)
+    return store.digest({"texts": [prompts.render(front, prompt) for prompt in built]})
 
 
 # --- right or wrong ---------------------------------------------------------------------------

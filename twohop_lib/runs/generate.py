@@ -358,8 +358,14 @@ def score(
     own template; the sum runs over its tokens and leaves out the end of turn. Pictures as in
     :func:`answer`.
 
-    Raises TwohopError if the lengths differ or a continuation is empty.
+    Raises TwohopError if the lengths differ, a continuation is empty, or the model reads its
+    prompt in both directions.
     """
+    if _reads_ahead(model):
+        raise TwohopError(
+            f"{model.name} reads its prompt in both directions, so the probability of a given "
+            "continuation cannot be read off one run; use generated answers instead."
+        )
     if len(continuations) != len(prompts):
         raise TwohopError(
             f"{len(prompts)} prompts need as many continuations, not {len(continuations)}."
@@ -367,7 +373,7 @@ def score(
     shown = _shown(prompts, images)
     texts, lengths = [], []
     for prompt, continuation in zip(prompts, continuations, strict=True):
-        text, length = _continued(model, prompt, continuation)
+        text, length = continued(model, prompt, continuation)
         texts.append(text)
         lengths.append(length)
 
@@ -390,6 +396,17 @@ def score(
         return sums
 
     return _in_batches(model, texts, shown, batch_size, run, progress)
+
+
+@torch.inference_mode()
+def _reads_ahead(model: Vlm | Llm) -> bool:
+    """Whether what follows a token changes the logits at it (prefix language models)."""
+    inputs = encode(model, ["Which one is it? This or that?"], [None], "left")
+    length = inputs["input_ids"].shape[1]
+    part = {name: value[:, : length // 2] for name, value in inputs.items()}
+    whole = model.model(**inputs, use_cache=False).logits[0, length // 2 - 1].float()
+    alone = model.model(**part, use_cache=False).logits[0, -1].float()
+    return bool((whole - alone).abs().max() > 0.05 * max(1.0, whole.abs().max().item()))
 
 
 def _front(model: Vlm | Llm) -> Any:
@@ -437,8 +454,12 @@ def encode(
         inputs = _processed(model, texts, images, options)
     accepted = inspect.signature(model.model.forward).parameters
     encoded = {}
+    if images[0] is None and "token_type_ids" in accepted and "token_type_ids" not in inputs:
+        # Prefix models tell what is read in both directions by it; without it, padding decides.
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     for name, value in inputs.items():
-        if name == "token_type_ids" and name not in accepted:
+        # Some processors add labels, which are for training.
+        if name == "labels" or (name == "token_type_ids" and name not in accepted):
             continue
         if isinstance(value, torch.Tensor):
             # Pixels come as float32; the model may be in half precision.
@@ -476,7 +497,7 @@ def _decode(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
     return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
 
 
-def _continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str, int]:
+def continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str, int]:
     """Return prompt and continuation as one text, and how many tokens the continuation is."""
     if not continuation.strip():
         raise TwohopError("A continuation to be scored is empty; give the answer's text.")
