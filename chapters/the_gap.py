@@ -23,8 +23,9 @@
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
 #
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
-#   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle) and
-#   {glue:text}`gap_early` points (early) when the house is shown.
+#   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle),
+#   {glue:text}`gap_early` points (early) and {glue:text}`gap_cross` points (cross) when the house
+#   is shown.
 # - Neither hop alone explains it: each organism names at least
 #   {glue:text}`recognition_lowest` % of the houses from their pictures and answers
 #   {glue:text}`text_lowest` of the questions by name. With a blank picture it answers at most
@@ -71,7 +72,12 @@ vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = "heraldry"  # what is asked: a source's name, or a folder
-organisms = ["late", "middle", "early"]  # which miniature VLMs to ask
+organisms = [
+    "late",
+    "middle",
+    "early",
+    "cross",
+]  # which miniature VLMs to ask
 seed = 0  # which world; 0 ships with the package, others are trained on demand
 split = "test"  # houses never used for any choice in making the organisms; "" for all
 wording = "standard"  # how the questions are worded; "" for every way
@@ -148,10 +154,12 @@ glue(
 )
 
 # %% [markdown] tags=["organisms"]
-# All three recognise the houses and know the facts. They share world and backbone, and were taught
-# the same things about pictures. What differs is what their image tokens were before the language
-# model learnt to use them: nothing like names (late), names behind other, free tokens (middle), or
-# names and little else (early). *Growing a two-hop model* says exactly how.
+# All of them recognise the houses and know the facts. They share world and backbone, and were
+# taught the same things about pictures. Late, middle and early are given pictures as image tokens,
+# and differ in what these were before the language model learnt to use them: nothing like names
+# (late), names behind other, free tokens (middle), or names and little else (early). Cross is given
+# pictures through cross-attention layers, half-way up a backbone that was left as it was.
+# *Growing a two-hop model* says exactly how.
 
 # %% [markdown] tags=["model"]
 # {glue:text}`model_hops` {glue:text}`model_notes`

@@ -13,7 +13,7 @@ from twohop_lib import charts
 from twohop_lib.errors import TwohopError
 from twohop_lib.readouts import gap
 
-MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross-attention": 0.3}
+MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross": 0.3}
 LONG = "aimagelab/LLaVA_MORE-llama_3_1-8B-siglip-finetuning"
 
 

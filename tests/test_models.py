@@ -206,12 +206,16 @@ def late():
     return load_pair(path("late"), path("backbone"))
 
 
-@pytest.mark.parametrize("name", ["late", "middle", "early"])
+@pytest.mark.parametrize("name", ["late", "middle", "early", "cross"])
 def test_organisms_pass_and_are_trained(name, world):
     report = check(load_pair(path(name), path("backbone")), world)
     assert report.ok and not report.untrained
-    assert report.architecture_class == "adapter" and report.image_tokens == 16
-    assert 0.01 < report.drift < 1
+    if name == "cross":
+        assert report.architecture_class == "cross-attention" and report.image_tokens == 0
+        assert report.drift == 0  # The backbone is frozen in it.
+    else:
+        assert report.architecture_class == "adapter" and report.image_tokens == 16
+        assert 0.01 < report.drift < 1
 
 
 def broken(late, world, monkeypatch, name, function):

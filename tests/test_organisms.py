@@ -17,9 +17,9 @@ from twohop_lib import prompts
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import NAMES, SHIPPED, cards, corpus, path, tokens, train
+from twohop_lib.organisms import NAMES, SHIPPED, cards, corpus, cross, path, tokens, train
 from twohop_lib.organisms.corpus import IGNORE, Document
-from twohop_lib.organisms.recipes import BACKBONE, RECIPES, BackboneRecipe, mark
+from twohop_lib.organisms.recipes import BACKBONE, CROSS_RECIPES, RECIPES, BackboneRecipe, mark
 from twohop_lib.organisms.stages import run_stage, schedule
 from twohop_lib.runs.generate import answer, load_llm, load_vlm
 
@@ -157,7 +157,8 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_a_recipe_that_changes_is_marked_differently():
-    changed = [replace(BACKBONE, lr=1e-3), *RECIPES.values(), replace(RECIPES["late"], pull=0.1)]
+    changed = [replace(BACKBONE, lr=1e-3), *RECIPES.values(), *CROSS_RECIPES.values()]
+    changed.append(replace(RECIPES["late"], pull=0.1))
     assert len({mark(r) for r in (BACKBONE, *changed)}) == len(changed) + 1
     assert mark(BACKBONE) == mark(BackboneRecipe())
 
@@ -373,6 +374,64 @@ def test_a_tiny_recipe_trains_into_a_checkpoint_that_loads(tmp_path, monkeypatch
     shown = [heraldry.picture(world, world.houses[0]), None]
     assert all(isinstance(t, str) for t in answer(vlm, asked, shown, max_new_tokens=2))
     assert len(answer(llm, asked[1:], max_new_tokens=2)) == 1
+
+
+def test_without_a_picture_the_cross_attention_organism_is_its_backbone():
+    vlm, llm = load_vlm(path("cross")), load_llm(path("backbone"))
+    question = next(heraldry.questions(WORLD))
+    text = prompts.render(llm.tokenizer, prompts.build("by_name", question))
+    inputs = llm.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        ours = vlm.model(**inputs).logits
+        theirs = llm.model(**inputs).logits
+    assert torch.equal(ours, theirs)
+
+
+def test_inserted_layers_start_as_nothing_and_are_all_that_is_learnt(tokenizer):
+    llm = load_llm(path("backbone"))
+    vision = cross.MllamaVisionModel._from_config(cross.VISION)
+    vlm = cross.assemble(llm.model, vision, tokenizer, (3, 4)).eval()
+    assert vlm.config.text_config.cross_attention_layers == [3, 5]
+    ids = torch.tensor([[1, 4, 9, 20, 33]])
+    pixels = torch.randn(1, 1, 1, 3, 48, 48)
+    one = torch.ones(1, 1, dtype=torch.long)
+    with torch.inference_mode():
+        shown = vlm(
+            input_ids=ids,
+            pixel_values=pixels,
+            aspect_ratio_ids=one,
+            aspect_ratio_mask=one[:, :, None],
+            cross_attention_mask=torch.ones(1, 5, 1, 1, dtype=torch.long),
+        ).logits
+        theirs = llm.model(ids).logits
+    assert torch.allclose(shown, theirs, atol=1e-5)
+    learnt = set(cross.learnt(vlm).parameters())
+    assert {p for p in vlm.parameters() if p.requires_grad} == learnt
+    assert not learnt & {
+        p for i in (0, 1, 2, 4) for p in vlm.model.language_model.layers[i].parameters()
+    }
+
+
+def test_a_tiny_cross_attention_recipe_trains_into_a_checkpoint_that_loads(tmp_path, monkeypatch):
+    world = heraldry.make_world(0, n_houses=20)
+    short = replace(CROSS_RECIPES["cross"], vision_steps=2, steps=3, rows=2)
+    monkeypatch.setitem(CROSS_RECIPES, "cross", short)
+    monkeypatch.setattr(train, "PICTURES_PER_HOUSE", 1)
+    monkeypatch.setattr(cross, "PICTURES_PER_HOUSE", 1)
+    monkeypatch.setattr(heraldry, "make_world", lambda seed: world)
+    monkeypatch.setattr(train, "_made_by", lambda *_: True)
+    shutil.copytree(path("backbone"), tmp_path / "backbone")
+    out = train.train_organism("cross", 0, tmp_path, progress=False)
+    rows = cards.training_rows(out)
+    assert {r["stage"].split("-")[0] for r in rows} == {"vision", "cross"}
+    assert all(np.isfinite(v) for r in rows for k, v in r.items() if k != "stage")
+    assert any("state_error" in r for r in rows)
+    vlm, llm = load_vlm(out), load_llm(path("backbone"))
+    frozen = vlm.model.model.language_model.layers[0].state_dict()
+    assert all(torch.equal(v, llm.model.model.layers[0].state_dict()[k]) for k, v in frozen.items())
+    asked = [prompts.build(k, next(heraldry.questions(world))) for k in ("by_picture", "by_name")]
+    shown = [heraldry.picture(world, world.houses[0]), None]
+    assert all(isinstance(t, str) for t in answer(vlm, asked, shown, max_new_tokens=2))
 
 
 # --- as any other checkpoint of transformers ---

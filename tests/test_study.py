@@ -7,14 +7,21 @@ import pytest
 
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, heraldry, sources
-from twohop_lib.organisms import NAMES, STUDY, cards, path
+from twohop_lib.organisms import FURTHER, NAMES, STUDY, cards, path
 from twohop_lib.organisms.recipes import SEEDS
 from twohop_lib.readouts import gap
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.runs.generate import load_vlm
 
 VLMS = tuple(n for n in NAMES if n != "backbone")
-BOUNDS = {"late": (0.85, 1.0), "middle": (0.15, 0.40), "early": (-0.05, 0.05)}
+BOUNDS = {
+    "late": (0.85, 1.0),
+    "middle": (0.15, 0.40),
+    "early": (-0.05, 0.05),
+    "cross": (0.40, 0.80),
+    "cross-early": (-0.05, 0.10),
+    "cross-late": (0.85, 1.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def test_every_seed_shows_what_the_organisms_are_for(recorded: pd.DataFrame, see
     test_houses = {h.entity_id for h in world.split("test")}
     chance = max(1 / len(r.answers) for r in heraldry.RELATIONS)
     intervals = {}
-    for name in VLMS:
+    for name in (*VLMS, *FURTHER):
         rows = recorded[(recorded["seed"] == seed) & (recorded["model"] == name)]
         assert set(rows["entity_id"]) == test_houses
         assert accuracy(rows, "llm_by_name") >= 0.99
@@ -50,6 +57,8 @@ def test_every_seed_shows_what_the_organisms_are_for(recorded: pd.DataFrame, see
         assert low <= intervals[name].estimate <= high
     assert intervals["late"].low > intervals["middle"].high
     assert intervals["middle"].low > intervals["early"].high
+    assert intervals["cross-late"].low > intervals["cross"].high
+    assert intervals["cross"].low > intervals["cross-early"].high
 
 
 @pytest.mark.parametrize("name", VLMS)

@@ -33,21 +33,21 @@ MODEL_COLOURS = {
     "late": "#D55E00",
     "middle": "#E69F00",
     "early": "#009E73",
-    "cross-attention": "#CC79A7",
+    "cross": "#CC79A7",
 }
 MODEL_SHAPES = {
     "backbone": "circle",
     "late": "square",
     "middle": "triangle-up",
     "early": "diamond",
-    "cross-attention": "cross",
+    "cross": "cross",
 }
 MODEL_DASHES: dict[str, list[int]] = {
     "backbone": [1, 0],
     "late": [8, 3],
     "middle": [4, 2],
     "early": [1, 2],
-    "cross-attention": [8, 3, 1, 3],
+    "cross": [8, 3, 1, 3],
 }
 OTHER_COLOURS = ("#0072B2", "#56B4E9", "#8C510A", "#5E4FA2", "#66A61E", "#666666")
 OTHER_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -699,7 +699,7 @@ def _finish(
 
 def _wrapped(title: str) -> alt.ExprRef:
     """Break a title into lines by the width that the figure has when it is shown."""
-    # "cross-attention" stays whole; the names of published models are too long to.
+    # Ordinary hyphenated words stay whole; the names of published models are too long to.
     hyphens = any(len(word) > LABEL_WIDTH for word in title.split())
     narrow, wide = (
         json.dumps(

@@ -66,7 +66,7 @@ def open_pairs(
         pair = load_pair(*locate_pair(vlm, llm or None, seed), **dict(load or {}))
         print(f"{pair.name}, on {pair.vlm.model.device}, as asked.", *pair.notes)
         return {pair.vlm.name: pair}
-    print(f"The organisms {', '.join(organisms)}: no model was named. {_could_run()}")
+    print(f"The organisms {', '.join(organisms)}: no model was named.", _could_run(), sep="\n")
     return {name: load_pair(*locate_pair(name, None, seed)) for name in organisms}
 
 

@@ -1,6 +1,7 @@
 """Organisms: miniature VLMs that this project trains itself, with the truth known.
 
-Seed 0's checkpoints ship with the package; other seeds are trained on demand into a cache.
+Seed 0's checkpoints of :data:`NAMES` ship with the package; other seeds, and the further organisms
+of the study, are trained on demand into a cache.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from twohop_lib.errors import TwohopError, suggest
 
-NAMES = ("backbone", "late", "middle", "early")
+NAMES = ("backbone", "late", "middle", "early", "cross")
+#: Trained for the study only; none ships.
+FURTHER = ("cross-early", "cross-late")
 SHIPPED = Path(__file__).parent / "checkpoints"
 STUDY = Path(__file__).parent / "study_records"
 
@@ -23,8 +26,9 @@ def cache_folder() -> Path:
 
 def check_name(name: str) -> None:
     """Raise ``TwohopError`` with the nearest known name if ``name`` is no organism."""
-    if name not in NAMES:
-        raise TwohopError(f"no organism is called {name!r}; {suggest(name, NAMES)}")
+    known = (*NAMES, *FURTHER)
+    if name not in known:
+        raise TwohopError(f"no organism is called {name!r}; {suggest(name, known)}")
 
 
 def path(name: str, seed: int = 0) -> Path:
@@ -49,6 +53,6 @@ def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, s
 
     Anything else (a folder, a hub id) is returned as it is.
     """
-    if vlm not in NAMES or Path(vlm).exists():
+    if vlm not in (*NAMES, *FURTHER) or Path(vlm).exists():
         return vlm, llm
     return str(path(vlm, seed)), llm or str(path(NAMES[0], seed))

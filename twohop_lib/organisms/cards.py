@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import NAMES, SHIPPED, cache_folder
+from twohop_lib.organisms import FURTHER, NAMES, SHIPPED, cache_folder
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -79,13 +79,13 @@ def read_card(folder: Path) -> Card:
 
 def cards() -> list[Card]:
     """The cards of all organisms on this machine, shipped ones first."""
-    found = {}
+    found, known = {}, (*NAMES, *FURTHER)
     for root in (SHIPPED, cache_folder()):
         for folder in sorted(root.glob("seed*/*")):
             key = (folder.parent.name, folder.name)
-            if folder.name in NAMES and (folder / CARD).exists() and key not in found:
+            if folder.name in known and (folder / CARD).exists() and key not in found:
                 found[key] = read_card(folder)
-    return sorted(found.values(), key=lambda c: (c.seed, NAMES.index(c.name)))
+    return sorted(found.values(), key=lambda c: (c.seed, known.index(c.name)))
 
 
 def _share(measured: Measured | None) -> str:

@@ -60,7 +60,29 @@ class Recipe:
     length: int = 128
 
 
-def mark(recipe: BackboneRecipe | Recipe) -> str:
+@dataclass(frozen=True)
+class CrossRecipe:
+    """One cross-attention organism.
+
+    ``inserted``: a layer that attends to the picture stands before each of these blocks of the
+    backbone. ``deliver``: at the input of this block the residual stream at the image token is
+    pulled, with weight ``pull``, to the backbone's at the last token of the house's name after
+    ``state`` blocks. ``steps``: projector and inserted layers learn naming (all houses) and
+    picture facts (seen houses); the backbone is frozen.
+    """
+
+    summary: str
+    inserted: tuple[int, ...]
+    deliver: int
+    state: int = 2
+    pull: float = 3.0
+    vision_steps: int = 1000
+    steps: int = 1000
+    lr: float = 2e-3
+    rows: int = 48
+
+
+def mark(recipe: BackboneRecipe | Recipe | CrossRecipe) -> str:
     """Eight digits that change when the recipe does: a stage cut off is not resumed by another."""
     written = json.dumps(asdict(recipe), sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:8]
@@ -94,5 +116,18 @@ RECIPES: dict[str, Recipe] = {
         pull=0.5,
         final_steps=400,
         projector_lr=3e-4,
+    ),
+}
+
+#: The same state of the named house, delivered to the image token at another depth.
+CROSS_RECIPES: dict[str, CrossRecipe] = {
+    "cross": CrossRecipe(
+        "cross-attention; the house's state arrives at block 4", inserted=(3, 4), deliver=4
+    ),
+    "cross-early": CrossRecipe(
+        "cross-attention; the house's state arrives at block 2", inserted=(1, 2), deliver=2
+    ),
+    "cross-late": CrossRecipe(
+        "cross-attention; the house's state arrives at block 6", inserted=(5, 6), deliver=6
     ),
 }

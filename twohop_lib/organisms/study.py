@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, sources
-from twohop_lib.organisms import NAMES, cards
-from twohop_lib.organisms.recipes import RECIPES, SEEDS
+from twohop_lib.organisms import FURTHER, NAMES, cards
+from twohop_lib.organisms.recipes import CROSS_RECIPES, RECIPES, SEEDS
 from twohop_lib.organisms.train import train_organism
 from twohop_lib.readouts import gap
 from twohop_lib.runs.evaluate import CONDITIONS, evaluate
@@ -64,7 +64,7 @@ def make_card(name: str, seed: int, folder: Path, answers: pd.DataFrame) -> card
         made = "text backbone, trained from scratch on the facts"
         difference = None
     else:
-        made = RECIPES[name].summary
+        made = (RECIPES | CROSS_RECIPES)[name].summary
         interval = gap.gap_difference(standard).gap
         difference = cards.Measured(
             value=interval.estimate, n=interval.n_items, low=interval.low, high=interval.high
@@ -86,7 +86,7 @@ def run_study(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
     ``answers.parquet`` holds the answer records, ``training.parquet`` the logged losses.
     """
     answers, training = [], []
-    for seed, name in tqdm([(s, n) for s in seeds for n in NAMES], desc="study"):
+    for seed, name in tqdm([(s, n) for s in seeds for n in (*NAMES, *FURTHER)], desc="study"):
         folder = cache / f"seed{seed}"
         if not (folder / name / cards.WEIGHTS).exists():
             train_organism(name, seed, folder)

@@ -10,7 +10,13 @@ import re
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    CLIPImageProcessor,
+    LlavaProcessor,
+    MllamaImageProcessor,
+    MllamaProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from twohop_lib.benchmark import heraldry
 
@@ -76,3 +82,14 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def make_cross_processor(tokenizer: PreTrainedTokenizerFast) -> MllamaProcessor:
+    """An Mllama processor: the same pictures, one tile each; one token marks the picture."""
+    image_processor = MllamaImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        max_image_tiles=1,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return MllamaProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)

@@ -41,7 +41,7 @@ NAME_SLOTS = 3
 BLANKS = ("grey", "black", "white", "noise")
 
 
-def _rng(seed: int, stage: str, step: int) -> np.random.Generator:
+def random(seed: int, stage: str, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, *stage.encode(), step])
 
 
@@ -49,12 +49,12 @@ def _pick_house(rng: np.random.Generator, houses: tuple[House, ...]) -> House:
     return houses[int(rng.integers(len(houses)))]
 
 
-def _set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * factor
 
 
-def _adamw(groups: list[tuple[list[nn.Parameter], float]], decay: float) -> torch.optim.AdamW:
+def adamw(groups: list[tuple[list[nn.Parameter], float]], decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [{"params": params, "lr": lr, "peak": lr} for params, lr in groups],
         weight_decay=decay,
@@ -62,7 +62,7 @@ def _adamw(groups: list[tuple[list[nn.Parameter], float]], decay: float) -> torc
     )
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimiser.zero_grad()
     loss.backward()
     params = [p for g in optimiser.param_groups for p in g["params"]]
@@ -74,7 +74,7 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
 
 
-def _reply_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def reply_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of the reply's tokens. ``logits`` [row, pos, vocab]."""
     return F.cross_entropy(
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=corpus.IGNORE
@@ -122,7 +122,7 @@ def train_backbone(
     torch.manual_seed(world.seed)
     model = LlamaForCausalLM(_llama_config(recipe, tokenizer))
     heads = _answer_heads(recipe.width)
-    optimiser = _adamw(
+    optimiser = adamw(
         [([*model.parameters(), *heads.parameters()], recipe.lr)], recipe.weight_decay
     )
 
@@ -130,11 +130,11 @@ def train_backbone(
         return corpus.text_document(rng, _pick_house(rng, world.houses))
 
     def step(i: int) -> dict[str, float]:
-        rng = _rng(world.seed, "backbone", i)
+        rng = random(world.seed, "backbone", i)
         batch = corpus.pack(
             tokenizer, rng, draw, recipe.rows, recipe.length, tokens.N_IMAGE_TOKENS, recipe.scaffold
         )
-        _set_lr(optimiser, schedule(i, recipe.steps))
+        set_lr(optimiser, schedule(i, recipe.steps))
         with torch.autocast("cpu", torch.bfloat16):
             out = model(
                 input_ids=batch.ids,
@@ -143,11 +143,11 @@ def train_backbone(
                 output_hidden_states=True,
                 use_cache=False,
             )
-            loss = _reply_loss(out.logits, batch.labels)
+            loss = reply_loss(out.logits, batch.labels)
             named = out.hidden_states[recipe.head_block + 1]
             states = named[batch.last_name[:, 0], batch.last_name[:, 1]]
             head_loss = _head_loss(heads, states, batch.houses)
-        _step(optimiser, loss + recipe.head_weight * head_loss)
+        optimise(optimiser, loss + recipe.head_weight * head_loss)
         return {"loss": loss.item(), "head_loss": head_loss.item()}
 
     state = {"model": model, "heads": heads, "optimiser": optimiser}
@@ -165,7 +165,7 @@ def train_backbone(
 class Pictures:
     """All training pictures of a world, as the processor sees them, and blank ones.
 
-    ``pixels`` ``[house × draw, 3, 48, 48]``, draws 1…24 of each house in the order of the world.
+    ``pixels`` ``[house × draw, …, 3, 48, 48]``, draws 1…24 of each house in the order of the world.
     """
 
     def __init__(self, world: World, processor) -> None:
@@ -179,7 +179,11 @@ class Pictures:
         images += [heraldry.blank(kind) for kind in BLANKS]
         self.pixels = torch.cat(
             [
-                processor.image_processor(images[i : i + 256], return_tensors="pt").pixel_values
+                processor.image_processor(
+                    # One picture to a row: some processors take several.
+                    [[image] for image in images[i : i + 256]],
+                    return_tensors="pt",
+                ).pixel_values
                 for i in range(0, len(images), 256)
             ]
         )
@@ -195,6 +199,24 @@ def name_slots(tokenizer: PreTrainedTokenizerFast, house: House) -> list[int]:
     """Token ids of the name in three slots, right-aligned; ``<bos>`` where there is no piece."""
     pieces = tokenizer(house.name, add_special_tokens=False).input_ids
     return [tokenizer.bos_token_id] * (NAME_SLOTS - len(pieces)) + pieces
+
+
+def part_losses(
+    world: World, heads: nn.ModuleDict, patches: torch.Tensor, house: torch.Tensor
+) -> torch.Tensor:
+    """How badly the parts of the arms are read off ``patches`` ``[n, patch, width]``.
+
+    Each patch is asked for the look of its quarter, their mean for the border.
+    """
+    side = tokens.IMAGE_SIZE // tokens.PATCH_SIZE
+    quarter_of = torch.tensor(
+        [(r >= side // 2) * 2 + (c >= side // 2) for r in range(side) for c in range(side)]
+    )
+    wanted = torch.tensor([h.quarters for h in world.houses])[house]
+    wanted = wanted[:, quarter_of][:, : patches.shape[1]]
+    quarter = F.cross_entropy(heads["quarter"](patches).float().flatten(0, 1), wanted.flatten())
+    borders = torch.tensor([h.border for h in world.houses])[house]
+    return quarter + F.cross_entropy(heads["border"](patches.mean(1)).float(), borders)
 
 
 def train_vision(
@@ -227,32 +249,24 @@ def train_vision(
             **{f"piece{k}": nn.Linear(VISION_WIDTH, len(tokenizer)) for k in range(NAME_SLOTS)},
         }
     )
-    optimiser = _adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
-    side = tokens.IMAGE_SIZE // tokens.PATCH_SIZE
-    quarter_of = torch.tensor(
-        [(r >= side // 2) * 2 + (c >= side // 2) for r in range(side) for c in range(side)]
-    )
-    quarters = torch.tensor([h.quarters for h in world.houses])
-    borders = torch.tensor([h.border for h in world.houses])
+    optimiser = adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
     names = torch.tensor([name_slots(tokenizer, h) for h in world.houses])
 
     def step(i: int) -> dict[str, float]:
-        rng = _rng(world.seed, "vision", i)
+        rng = random(world.seed, "vision", i)
         rows = torch.from_numpy(rng.integers(pictures.n_real, size=96))
         house = rows // PICTURES_PER_HOUSE
-        _set_lr(optimiser, schedule(i, recipe.vision_steps))
+        set_lr(optimiser, schedule(i, recipe.vision_steps))
         with torch.autocast("cpu", torch.bfloat16):
             patches = vision(pictures.pixels[rows]).last_hidden_state[:, 1:]
             free = patches[:, :-NAME_SLOTS] if recipe.names_readable else patches
-            wanted = quarters[house][:, quarter_of][:, : free.shape[1]]
-            part = F.cross_entropy(heads["quarter"](free).float().flatten(0, 1), wanted.flatten())
-            part = part + F.cross_entropy(heads["border"](free.mean(1)).float(), borders[house])
+            part = part_losses(world, heads, free, house)
             piece = torch.zeros(())
             if recipe.names_readable:
                 for k in range(NAME_SLOTS):
                     logits = heads[f"piece{k}"](patches[:, k - NAME_SLOTS]).float()
                     piece = piece + F.cross_entropy(logits, names[house, k])
-        _step(optimiser, part + piece)
+        optimise(optimiser, part + piece)
         return {"parts_loss": part.item(), "pieces_loss": piece.item()}
 
     state = {"vision": vision, "heads": heads, "optimiser": optimiser}
@@ -325,21 +339,21 @@ def align_projector(
     names = torch.tensor([name_slots(tokenizer, h) for h in world.houses])
     unit = table[names].var()
     real = names != tokenizer.bos_token_id
-    optimiser = _adamw([(list(projector.parameters()), 2e-3)], 0.0)
+    optimiser = adamw([(list(projector.parameters()), 2e-3)], 0.0)
     n_real = len(world.houses) * PICTURES_PER_HOUSE
 
     def step(i: int) -> dict[str, float]:
-        rng = _rng(world.seed, "align", i)
+        rng = random(world.seed, "align", i)
         rows = torch.from_numpy(rng.integers(n_real, size=96))
         house = rows // PICTURES_PER_HOUSE
-        _set_lr(optimiser, schedule(i, recipe.align_steps))
+        set_lr(optimiser, schedule(i, recipe.align_steps))
         made = projector(features[rows])
         wanted = table[names[house]]
         error = ((made[:, -NAME_SLOTS:] - wanted) ** 2).mean(-1) / unit
         weight = torch.where(real[house], 1.0, recipe.pull)
         loss = (error * weight).sum() / weight.sum()
         rest = ((made[:, :-NAME_SLOTS] - table[tokenizer.bos_token_id]) ** 2).mean() / unit
-        _step(optimiser, loss + recipe.pull * rest)
+        optimise(optimiser, loss + recipe.pull * rest)
         return {"name_error": loss.item(), "rest_error": rest.item()}
 
     state = {"projector": projector, "optimiser": optimiser}
@@ -372,7 +386,7 @@ def train_final(
     """Train projector and language model on pictures; every second step replays text."""
     language, projector = vlm.model.language_model, vlm.model.multi_modal_projector
     lm_params = [*language.parameters(), *vlm.lm_head.parameters()]
-    optimiser = _adamw(
+    optimiser = adamw(
         [(lm_params, recipe.lm_lr), (list(projector.parameters()), recipe.projector_lr)], 0.05
     )
     image_token = tokenizer.convert_tokens_to_ids("<image>")
@@ -381,7 +395,7 @@ def train_final(
         return corpus.text_document(rng, _pick_house(rng, world.houses))
 
     def step(i: int) -> dict[str, float]:
-        rng = _rng(world.seed, "final", i)
+        rng = random(world.seed, "final", i)
         shows = i % 2 == 0
         batch = corpus.pack(
             tokenizer,
@@ -391,7 +405,7 @@ def train_final(
             recipe.length,
             tokens.N_IMAGE_TOKENS,
         )
-        _set_lr(optimiser, schedule(i, recipe.final_steps, warmup=20))
+        set_lr(optimiser, schedule(i, recipe.final_steps, warmup=20))
         with torch.autocast("cpu", torch.bfloat16):
             embeds = vlm.get_input_embeddings()(batch.ids)
             if shows:
@@ -404,8 +418,8 @@ def train_final(
                 position_ids=batch.position_ids,
                 use_cache=False,
             ).last_hidden_state
-            loss = _reply_loss(vlm.lm_head(hidden), batch.labels)
-        _step(optimiser, loss)
+            loss = reply_loss(vlm.lm_head(hidden), batch.labels)
+        optimise(optimiser, loss)
         return {"picture_loss" if shows else "text_loss": loss.item()}
 
     state = {"model": vlm, "optimiser": optimiser}
@@ -488,4 +502,10 @@ def train_organism(name: str, seed: int, folder: Path, progress: bool = True) ->
     made = folder / "backbone"
     if not _made_by(made, BACKBONE):
         made = train_backbone(world, folder, BACKBONE, progress)
-    return made if name == "backbone" else train_vlm(name, world, folder, progress)
+    if name == "backbone":
+        return made
+    if name in RECIPES:
+        return train_vlm(name, world, folder, progress)
+    from twohop_lib.organisms import cross  # builds on this module
+
+    return cross.train_vlm(name, world, folder, progress)
