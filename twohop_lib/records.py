@@ -27,10 +27,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twohop_lib.errors import TwohopError, suggest
 
-#: Condition -> what the model was given. ``identify`` has one row per entity, the others one per
-#: question. ``llm_by_name`` is answered by the text backbone, all others by the VLM.
+#: Condition -> what the model was given. ``identify`` and ``llm_identify`` have one row per entity,
+#: the others one per question. The ``llm_`` ones are answered by the text backbone, all others by
+#: the VLM. ``llm_identify`` occurs in sweeps alone.
 CONDITIONS: dict[str, str] = {
     "identify": "picture; name the entity",
+    "llm_identify": "no picture; the prompt gives the name and asks for it; the backbone answers",
     "llm_by_name": "no picture; the question names the entity; the backbone answers",
     "by_name": "no picture; the question names the entity",
     "by_picture": "picture; the question points at it",

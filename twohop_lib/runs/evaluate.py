@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Rule = Literal["twohop", "popvqa", "inclusion"]
 
 #: All conditions, in the order of :data:`twohop_lib.records.CONDITIONS`.
-CONDITIONS: tuple[str, ...] = tuple(records.CONDITIONS)
+CONDITIONS: tuple[str, ...] = tuple(c for c in records.CONDITIONS if c != "llm_identify")
 #: The one that the text backbone answers; all others are the VLM's.
 BACKBONE_CONDITIONS = ("llm_by_name",)
 
@@ -223,7 +223,7 @@ def judge(
     from twohop_lib.readouts.matching import matches
 
     own = (question.entity, *question.aliases)
-    identify = condition == "identify"
+    identify = condition in ("identify", "llm_identify")
     accepted = list(own if identify else question.answers)
     named: str | None = None
     named_right: bool | None = None

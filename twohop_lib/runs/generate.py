@@ -338,8 +338,8 @@ def answer(
             pad_token_id=model.tokenizer.pad_token_id,
         )
         new = out[:, inputs["input_ids"].shape[1] :].tolist()
-        stops = _stops(model)
-        return [_decode(model.tokenizer, row, stops) for row in new]
+        stops = stop_ids(model)
+        return [decoded(model.tokenizer, row, stops) for row in new]
 
     return _in_batches(model, texts, shown, batch_size, run, progress)
 
@@ -485,14 +485,16 @@ def _processed(
     ) from told
 
 
-def _stops(model: Vlm | Llm) -> set[int]:
+def stop_ids(model: Vlm | Llm) -> set[int]:
+    """Return the ids of the tokens that end the model's turn."""
     eos = getattr(model.model.generation_config, "eos_token_id", None)
     if eos is None:
         eos = model.tokenizer.eos_token_id
     return set(eos) if isinstance(eos, list | tuple) else {eos}
 
 
-def _decode(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
+def decoded(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
+    """Return generated ids as text, up to the first that ends the turn."""
     end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
     return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
 

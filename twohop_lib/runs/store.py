@@ -102,11 +102,11 @@ def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @lru_cache
-def code_key() -> dict[str, str]:
-    """Return what identifies the code: a hash of :data:`MODULES`, and the engine's versions."""
+def code_key(modules: tuple[str, ...] = MODULES) -> dict[str, str]:
+    """Return what identifies the code: a hash of these modules, and the engine's versions."""
     root = Path(twohop_lib.__path__[0])
     total = hashlib.sha256()
-    for name in MODULES:
+    for name in modules:
         # Line endings depend on how the source was checked out, not on what it says.
         total.update((root / name).read_bytes().replace(b"\r\n", b"\n"))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

@@ -1,0 +1,338 @@
+"""``twohop bench``: the engine against the loops that everyone writes, same work, one run."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+
+from twohop_lib.benchmark import heraldry
+from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.interventions import hooks, reference
+from twohop_lib.interventions.engine import (
+    TOLERANCE,
+    CrossPatch,
+    Engine,
+    Freeze,
+    Knockout,
+    Row,
+)
+from twohop_lib.models.blocks import hooked
+from twohop_lib.prompts import Prompt
+from twohop_lib.runs.generate import Vlm
+
+WORKS = ("cross-patch", "freeze", "knockout")
+#: A prompt of about as many tokens as published chat templates make of a question.
+QUESTION = "First name the house, then answer. Who founded the house in this picture?"
+SIDE = 336
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measurement; seconds, mebibytes, and ratios to the engine.
+
+    ``runs`` interventions were timed for the engine and ``reference_runs`` of them for each of
+    the loops, whose seconds are scaled up to the same work (each of their runs costs the same).
+    Peaks are above what the loaded model holds.
+    """
+
+    work: str
+    model: str
+    device: str
+    dtype: str
+    n_blocks: int
+    d_model: int
+    prompt_tokens: int
+    image_tokens: int
+    runs: int
+    reference_runs: int
+    engine_s: float
+    nnsight_s: float
+    hooks_s: float
+    ratio_nnsight: float
+    ratio_hooks: float
+    max_abs_diff: float
+    tolerance: float
+    peak_mb_engine: float
+    peak_mb_nnsight: float
+    threads: int
+
+
+def llava_shaped(width: int, dtype: torch.dtype, device: str, n_blocks: int = 32) -> Vlm:
+    """Return a LLaVA of random weights with LLaVA-1.5's 32 blocks and 576 image tokens.
+
+    The vision tower is a small one: what is measured is the language model's work.
+    """
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from twohop_lib.organisms import corpus, tokens
+
+    tokenizer = tokens.make_tokenizer(corpus.all_texts())
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=int(width * 11008 / 4096),
+        num_hidden_layers=n_blocks,
+        num_attention_heads=max(4, width // 128),
+        num_key_value_heads=max(4, width // 128),
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576,
+        vision_feature_layer=-1,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=dtype,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        try:
+            model = LlavaForConditionalGeneration(config).eval()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        # Pictures must matter: features of the size of embeddings.
+        model.model.multi_modal_projector.linear_2.weight.mul_(10)
+    size = {"height": SIDE, "width": SIDE}
+    image_processor = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+    processor = LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokens.CHAT_TEMPLATE,
+    )
+    return Vlm(model, processor, f"LLaVA-1.5-shaped, width {width}, random weights")
+
+
+def measure(
+    vlm: Vlm,
+    work: str,
+    entities: int = 8,
+    pairs: int = 16,
+    reference_runs: int = 0,
+    rows: int = 64,
+) -> Timing:
+    """Time one kind of work on a model, by engine, by nnsight and by plain hooks.
+
+    ``pairs`` of target and donor among ``entities`` pictures, at every layer (one window of
+    blocks a layer for knockouts). ``reference_runs`` 0 runs every loop in full.
+
+    Raises TwohopError for an unknown kind of work.
+    """
+    if work not in WORKS:
+        raise TwohopError(f"No work is called {work!r}; {suggest(work, WORKS)}.")
+    world = heraldry.make_world(0)
+    pictures = [heraldry.picture(world, h).resize((SIDE, SIDE)) for h in world.houses[:entities]]
+    chosen = [(i % entities, (i + 1 + i // entities) % entities) for i in range(pairs)]
+    prompt = Prompt("by_picture", QUESTION, True)
+    probe = Engine(vlm, rows)
+    probe.logits(_rows(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
+    held = _held()
+    with _Peak() as peak_engine:
+        began = time.perf_counter()
+        engine = Engine(vlm, rows)
+        planned = _rows(engine, work, prompt, pictures, chosen)
+        fast = engine.logits(planned)
+        _wait()
+        engine_s = time.perf_counter() - began
+    some = planned
+    if reference_runs:
+        step = max(1, len(planned) // reference_runs)
+        some = planned[::step][:reference_runs]
+    index = {id(row): i for i, row in enumerate(planned)}
+    compared = fast[[index[id(row)] for row in some]]
+    slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
+    diff = max((a - b).abs().max().item() for a, b in zip(compared, slow, strict=True))
+    scale = max(1.0, max(b.abs().max().item() for b in slow))
+    record = some[0].target
+    place = (record.n, record.span)
+    with _Peak() as peak_nnsight:
+        traced, nnsight_s = _timed(lambda: _by_nnsight(engine, some))
+    diff = max(diff, max((a - b).abs().max().item() for a, b in zip(compared, traced, strict=True)))
+    share = len(planned) / len(some)
+    return Timing(
+        work=work,
+        model=vlm.name,
+        device=_device(vlm),
+        dtype=str(vlm.model.dtype).removeprefix("torch."),
+        n_blocks=engine.n,
+        d_model=engine.blocks.d_model,
+        prompt_tokens=place[0],
+        image_tokens=place[1][1] - place[1][0],
+        runs=len(planned),
+        reference_runs=len(some),
+        engine_s=engine_s,
+        nnsight_s=nnsight_s * share,
+        hooks_s=hooks_s * share,
+        ratio_nnsight=nnsight_s * share / engine_s,
+        ratio_hooks=hooks_s * share / engine_s,
+        max_abs_diff=diff,
+        tolerance=TOLERANCE.get(vlm.model.dtype, 1e-1) * scale,
+        peak_mb_engine=peak_engine.mb - held,
+        peak_mb_nnsight=peak_nnsight.mb - held,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _rows(
+    engine: Engine,
+    work: str,
+    prompt: Prompt,
+    pictures: Sequence[Image.Image],
+    pairs: Sequence[tuple[int, int]],
+) -> list[Row]:
+    """Record the pictures' prompts, and plan the work on them."""
+    needed = sorted({i for pair in pairs for i in (pair if work == "cross-patch" else pair[:1])})
+    made = {i: engine.record(prompt, pictures[i], whole=work == "freeze") for i in needed}
+    rows: list[Row] = []
+    for target, donor in pairs:
+        a = made[target]
+        for layer in range(engine.n):
+            if work == "cross-patch":
+                rows.append(CrossPatch(a, made[donor], layer))
+            elif work == "freeze":
+                rows.append(Freeze(a, min(layer, engine.n * 2 // 3), engine.n * 2 // 3))
+            else:
+                queries = a.roles.question + a.roles.last
+                rows.append(Knockout(a, queries, a.roles.image, layer, engine.n))
+    return rows
+
+
+def _by_nnsight(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
+    """One trace for each intervention; a donor's states are taken once, at all layers."""
+    model, path, found, taken = engine.model, engine.blocks.path, [], {}
+    for row in rows:
+        target, at = row.target.inputs, list(range(*row.target.span))
+        if isinstance(row, CrossPatch):
+            layers = range(engine.n)
+            if id(row.donor) not in taken:
+                taken[id(row.donor)] = reference.states(model, path, row.donor.inputs, at, layers)
+            state = taken[id(row.donor)][row.layer]
+            found.append(reference.cross_patch(model, path, target, at, [row.layer], [state]))
+        elif isinstance(row, Freeze):
+            found.append(reference.freeze(model, path, target, at, row.layer, row.until))
+        else:
+            edge = (row.queries, row.keys, row.start, row.stop)
+            found.append(reference.knockout(model, path, target, *edge))
+    return found
+
+
+def _by_hooks(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
+    """One run with a plain hook for each intervention; a donor's states are taken once."""
+    found, taken = [], {}
+    for row in rows:
+        if not isinstance(row, CrossPatch):
+            found.append(hooks.logits(engine, row))
+            continue
+        if id(row.donor) not in taken:
+            taken[id(row.donor)] = hooks.states(engine, row.donor, list(range(engine.n)))
+        start, stop = row.target.span
+        state = taken[id(row.donor)][row.layer]
+
+        def write(x: Tensor, state: Tensor = state, start: int = start, stop: int = stop) -> Tensor:
+            x = x.clone()
+            x[:, start:stop] = state
+            return x
+
+        with torch.inference_mode(), hooked({engine.blocks.blocks[row.layer]: write}):
+            found.append(engine.model(**row.target.inputs, use_cache=False).logits[0, -1].float())
+    return found
+
+
+# --- time and memory --------------------------------------------------------------------------
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = work()
+    _wait()
+    return result, time.perf_counter() - began
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _device(vlm: Vlm) -> str:
+    kind = vlm.model.device.type
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
+
+
+def _held() -> float:
+    gc.collect()
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 2**20
+    return psutil.Process().memory_info().rss / 2**20
+
+
+class _Peak:
+    """The most memory held while the block runs, in mebibytes (GPU, or this process)."""
+
+    mb = 0.0
+
+    def __enter__(self) -> _Peak:
+        gc.collect()
+        self.over = threading.Event()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self.watch = threading.Thread(target=self._look, daemon=True)
+            self.watch.start()
+        return self
+
+    def _look(self) -> None:
+        process = psutil.Process()
+        while not self.over.wait(0.02):
+            self.mb = max(self.mb, process.memory_info().rss / 2**20)
+
+    def __exit__(self, *_: Any) -> None:
+        self.over.set()
+        if torch.cuda.is_available():
+            self.mb = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            self.watch.join()
+            self.mb = max(self.mb, _held())
+
+
+def as_json(timings: Sequence[Timing]) -> str:
+    """Return timings as JSON."""
+    return json.dumps([asdict(t) for t in timings], indent=2)
+
+
+def write(timings: Sequence[Timing], path: Path) -> None:
+    """Write timings to a file."""
+    path.write_text(as_json(timings) + "\n")

@@ -1,0 +1,690 @@
+"""The engine: interventions as rows of a batch, each begun where it first departs.
+
+With equal prompts, replacing the residual stream at all positions of the picture at layer l gives
+the keys and values of the donor's own run from block l on, and leaves the target's below. So only
+the positions behind the picture are run again, from block l on, reading the donor's keys and
+values; runs for all layers and several donors are rows of one batch, each of which enters at its
+own block. Nothing here knows a model's name: blocks are called as the model itself called them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.recording import Recording, between, extended, record
+from twohop_lib.models.blocks import Blocks, UnsupportedSite, stream_out
+from twohop_lib.models.roles import ImageSite, token_roles
+from twohop_lib.prompts import Prompt, render
+from twohop_lib.runs.generate import Llm, Vlm, decoded, encode, stop_ids
+
+#: Rows (interventions) that are run at once, unless memory runs out.
+ROWS = 64
+#: Tokens of the answer that tells whether splicing is exact.
+PROBE_LENGTH = 4
+#: Pictures whose features are kept.
+PICTURES = 256
+#: Largest difference allowed, as a share of the largest logit (at least of 1), by dtype.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+Way = Literal["splice", "reference"]
+
+
+# --- what can be done -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CrossPatch:
+    """The donor's stream at the span's positions from ``resid[layer]`` on.
+
+    ``until`` None: to the end. Otherwise the target's own stream stands there again from
+    ``resid[until]`` on (a band of layers).
+    """
+
+    target: Recording
+    donor: Recording
+    layer: int
+    until: int | None = None
+
+    @property
+    def enters(self) -> int:
+        return self.layer
+
+    @property
+    def since(self) -> int:
+        return self.target.span[1]
+
+    def source(self, block: int) -> Recording:
+        """Whose keys and values block ``block`` reads at the span."""
+        inside = block >= self.layer and (self.until is None or block < self.until)
+        return self.donor if inside else self.target
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """No attention from positions ``queries`` to ``keys`` in blocks [start, stop)."""
+
+    target: Recording
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def enters(self) -> int:
+        return self.start
+
+    @property
+    def since(self) -> int:
+        return self.target.span[1]
+
+    def source(self, block: int) -> Recording:
+        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
+        return self.target
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze:
+    """The span's positions enter blocks ``layer`` + 1 … ``until`` with ``resid[layer]``.
+
+    Behind block ``until`` they run on from there; ``until`` = ``layer`` changes nothing.
+    """
+
+    target: Recording
+    layer: int
+    until: int
+
+    @property
+    def enters(self) -> int:
+        return self.layer + 1 if self.layer < self.until else len(self.target.keys)
+
+    @property
+    def since(self) -> int:
+        return self.target.span[0]
+
+    def source(self, block: int) -> Recording:
+        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
+        return self.target
+
+
+Row = CrossPatch | Knockout | Freeze
+
+
+class _Splice:
+    """A cache for one call of one block: keys and values kept earlier, then the call's own."""
+
+    def __init__(self, keys: Tensor | None, values: Tensor | None, stop: bool = False) -> None:
+        self.kept, self.stop = (keys, values), stop
+        self.own: tuple[Tensor, Tensor] | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.own = (keys, values)
+        if self.stop:
+            raise _Enough
+        if self.kept[0] is None:
+            return keys, values
+        return tuple(
+            torch.cat([old.expand(new.shape[0], -1, -1, -1), new], dim=2)
+            for old, new in zip(self.kept, (keys, values), strict=True)
+        )
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return 0 if self.kept[0] is None else self.kept[0].shape[2]
+
+
+class _Enough(Exception):
+    """Keys and values are there; the rest of the block is not needed."""
+
+
+# --- the engine -------------------------------------------------------------------------------
+
+
+class Engine:
+    """A model with its blocks found, that records prompts and runs interventions on them."""
+
+    def __init__(self, model: Vlm | Llm, rows: int = ROWS) -> None:
+        self.owner, self.model, self.rows = model, model.model, rows
+        self.blocks = Blocks.of(model.model)
+        self.site = ImageSite.of(model, self.blocks) if isinstance(model, Vlm) else None
+        self._features: OrderedDict[str, Any] = OrderedDict()
+        self._exact: dict[str, Way] = {}
+        self._causal: bool | None = None
+
+    @property
+    def n(self) -> int:
+        """How many blocks there are."""
+        return self.blocks.n
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention is computed without a mask that could be edited."""
+        return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
+
+    def record(
+        self,
+        prompt: Prompt,
+        picture: Image.Image | None = None,
+        entity: str | None = None,
+        room: int = 0,
+        whole: bool = False,
+    ) -> Recording:
+        """Run one prompt, with its picture or with the name ``entity`` in it.
+
+        The span is the picture's, or the name's where there is no picture.
+        """
+        front = getattr(self.owner, "processor", self.owner.tokenizer)
+        inputs = encode(self.owner, [render(front, prompt)], [picture], "left")
+        ids = inputs["input_ids"][0].tolist()
+        roles = token_roles(self.owner, prompt, ids, self.site, entity)
+        span = self._span(roles, picture)
+        with self._vision_once(inputs):
+            if self._causal is None:
+                self._causal = self._reads_back_only(inputs)
+            # Behind a prompt that is read in both directions, room would change it.
+            room = room if self._causal else 0
+            return record(self.model, self.blocks, inputs, roles, span, room, whole)
+
+    @torch.inference_mode()
+    def _reads_back_only(self, inputs: dict[str, Any]) -> bool:
+        """Whether a token behind the prompt leaves the prompt's own logits as they are."""
+        n = inputs["input_ids"].shape[1]
+        plain = self.model(**inputs, use_cache=False).logits[0, n - 1].float()
+        longer = self.model(**extended(inputs, n, 1), use_cache=False).logits[0, n - 1].float()
+        return self.close(plain, longer)
+
+    def _span(self, roles: Any, picture: Image.Image | None) -> tuple[int, int]:
+        at = roles.image if picture is not None else roles.entity
+        if at:
+            return min(at), max(at) + 1
+        if picture is not None and self.site is not None and self.site.kind == "cross-attention":
+            return 0, 0
+        raise TwohopError("The prompt shows no picture and names no entity; give one of them.")
+
+    # --- logits and answers ---
+
+    def logits(self, rows: Sequence[Row]) -> Tensor:
+        """Return the next-token logits ``[row, vocab]`` (float32) under each intervention."""
+        return self._in_batches(rows, lambda part: (self._run(part, 0)[0],))[0]
+
+    def answers(self, rows: Sequence[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        """Return next-token logits ``[row, vocab]`` and the greedy answer under each intervention.
+
+        The recordings must have been made with ``room`` for ``max_new_tokens``.
+        """
+        short = [r for r in rows if self._causal and r.target.total - r.target.n < max_new_tokens]
+        if short:
+            raise TwohopError("A recording leaves no room for an answer; record it with room.")
+        logits, texts = self._in_batches(rows, lambda part: self._run(part, max_new_tokens))
+        return logits, texts
+
+    def path(self, row: Row) -> Way:
+        """Whether rows like this one are spliced, or run whole as plain hooks.
+
+        Decided once for each layout of positions, by running one row both ways.
+        """
+        key = f"{type(row).__name__} {row.target.positions}"
+        if key not in self._exact:
+            exact = bool(self._causal) and self._agrees(row)
+            self._exact[key] = "splice" if exact else "reference"
+        return self._exact[key]
+
+    def _agrees(self, row: Row) -> bool:
+        """Whether a telling row of this kind comes out the same both ways."""
+        from twohop_lib.interventions import hooks
+
+        row = _telling(row, self.n)
+        room = min(PROBE_LENGTH, row.target.total - row.target.n)
+        # Rounding may tip a word over in half precision; logits are compared with tolerance.
+        room = room if self.model.dtype == torch.float32 else 0
+        try:
+            logits, said = self._spliced([row], room)
+            own = self.head(row.target.resid[self.n, -1:])[0]
+        except (UnsupportedSite, RuntimeError, TypeError, ValueError, IndexError):
+            return False
+        same = self.close(logits[0], hooks.logits(self, row)) and self.close(own, row.target.logits)
+        return same and (not room or said[0] == hooks.answer(self, row, room))
+
+    def close(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two tensors of logits agree within rounding of the model's dtype."""
+        scale = max(1.0, b.abs().max().item())
+        tolerance = TOLERANCE.get(self.model.dtype, TOLERANCE[torch.bfloat16])
+        return bool((a.to(b.device) - b).abs().max() <= tolerance * scale)
+
+    def _run(self, rows: list[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        if self.path(rows[0]) == "splice":
+            return self._spliced(rows, max_new_tokens)
+        from twohop_lib.interventions import hooks
+
+        logits = torch.stack([hooks.logits(self, row) for row in rows])
+        texts = [hooks.answer(self, row, max_new_tokens) for row in rows] if max_new_tokens else []
+        return logits, texts
+
+    def _in_batches(self, rows: Sequence[Row], run: Callable[[list[Row]], Any]) -> Any:
+        """Run rows of like layout together, and hand results back in the order given."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            _check(row, self.n)
+            until = row.until if isinstance(row, Freeze) else None
+            key = (type(row), row.target.n, row.since, row.target.positions, until)
+            groups.setdefault(key, []).append(i)
+        found: dict[int, Any] = {}
+        size = self.rows
+        for group in groups.values():
+            # Neighbours in depth and donor share work.
+            group.sort(key=lambda i: rows[i].enters)
+            while group:
+                part = group[:size]
+                done = _or_out_of_memory(run, [rows[i] for i in part])
+                if done is None:
+                    if len(part) == 1:
+                        raise TwohopError(
+                            "The GPU runs out of memory on a single prompt; load the model with "
+                            "a smaller dtype, quantised, or with device='auto'."
+                        )
+                    size = len(part) // 2
+                    continue
+                for place, values in zip(part, zip(*done, strict=True), strict=True):
+                    found[place] = values
+                group = group[len(part) :]
+        columns = list(zip(*(found[i] for i in range(len(rows))), strict=True))
+        return [torch.stack(columns[0]), *(list(column) for column in columns[1:])]
+
+    # --- the splice ---
+
+    @torch.inference_mode()
+    def _spliced(self, rows: list[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        forward = self._frozen if isinstance(rows[0], Freeze) else self._forward
+        last, own = forward(rows, keep=max_new_tokens > 0)
+        logits = self.head(last)
+        if not max_new_tokens:
+            return logits, [""] * len(rows)
+        return logits, self._generate(rows, own, logits, max_new_tokens)
+
+    def _forward(
+        self, rows: list[Row], keep: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
+        """Run rows (sorted by the block they enter at) to the top.
+
+        Returns the stream at the last position ``[row, d_model]``, and with ``keep`` each block's
+        keys and values of the positions from ``since`` on.
+        """
+        since, n = rows[0].since, rows[0].target.n
+        order = sorted(range(len(rows)), key=lambda i: rows[i].enters)
+        rows = [rows[i] for i in order]
+        stream: Tensor | None = None
+        own: list[tuple[Tensor, Tensor] | None] = []
+        for b in range(self.n):
+            new = [row.target.stream(b, since) for row in rows if row.enters == b]
+            if new:
+                stream = torch.cat([*([] if stream is None else [stream]), *new])
+            active = [row for row in rows if row.enters <= b]
+            made = None
+            if active:
+                stream, made = self.step(b, stream, active, since, n)
+            own.append(self._all_rows(b, rows, len(active), made, since) if keep else None)
+        return self._top(rows, order, stream, own)
+
+    def _top(
+        self, rows: list[Row], order: list[int], stream: Tensor | None, own: list[Any]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
+        """The last position's stream and what was kept, in the order in which rows were given."""
+        ran = [] if stream is None else [stream[:, -1]]
+        idle = [row.target.resid[self.n, -1:] for row in rows if row.enters >= self.n]
+        last = torch.cat([*ran, *idle])
+        back = torch.tensor(order, device=last.device).argsort()
+        return last[back], [None if kv is None else (kv[0][back], kv[1][back]) for kv in own]
+
+    def _frozen(
+        self, rows: list[Freeze], keep: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
+        """As :meth:`_forward`, for frozen rows of one ``until``.
+
+        While frozen, a block is run on the span only as far as its keys and values; from block
+        ``until`` on, the span is run along.
+        """
+        order = sorted(range(len(rows)), key=lambda i: rows[i].enters)
+        rows = [rows[i] for i in order]
+        (start, stop), n, until = rows[0].target.span, rows[0].target.n, rows[0].until
+        width = stop - start
+        stream: Tensor | None = None
+        own: list[tuple[Tensor, Tensor] | None] = []
+        for b in range(self.n):
+            new = [row.target.stream(b, stop) for row in rows if row.enters == b]
+            if new:
+                stream = torch.cat([*([] if stream is None else [stream]), *new])
+            active = [row for row in rows if row.enters <= b]
+            made = None
+            if active and b <= until:
+                held = torch.cat([row.target.stream(row.layer, start)[:, :width] for row in active])
+            if active and b < until:
+                frozen = self._keys_and_values(b, held, active, start, stop)
+                stream, made = self.step(b, stream, active, stop, n, frozen)
+                made = tuple(torch.cat(pair, dim=2) for pair in zip(frozen, made, strict=True))
+            elif active:
+                if b == until:
+                    stream = torch.cat([held, stream], dim=1)
+                stream, made = self.step(b, stream, active, start, n)
+            own.append(self._all_rows(b, rows, len(active), made, start) if keep else None)
+        return self._top(rows, order, stream, own)
+
+    def _keys_and_values(
+        self, b: int, stream: Tensor, rows: Sequence[Row], lo: int, hi: int
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values that block b makes of a stream at the positions [lo, hi)."""
+        cache = _Splice(None, None, stop=True)
+        with contextlib.suppress(_Enough):
+            self.blocks.blocks[b](stream, past_key_values=cache, **self.call(b, rows, lo, hi))
+        if cache.own is None:
+            raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
+        return cache.own
+
+    def _all_rows(
+        self, b: int, rows: list[Row], active: int, made: Any, since: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """A block's keys and values from ``since`` on: rows not yet entered have the target's."""
+        if b in self.blocks.cross:
+            return None
+        parts: list[list[Tensor]] = [[made[0]], [made[1]]] if made is not None else [[], []]
+        for row in rows[active:]:
+            parts[0].append(row.target.keys[b][:, :, since:])
+            parts[1].append(row.target.values[b][:, :, since:])
+        return torch.cat(parts[0]), torch.cat(parts[1])
+
+    def step(
+        self,
+        b: int,
+        stream: Tensor,
+        rows: Sequence[Row],
+        lo: int,
+        hi: int,
+        between: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Run block b on the positions [lo, hi) of each row, as rows of one batch.
+
+        ``stream`` is ``[row, hi - lo, d_model]``. Positions before ``lo`` are read from the
+        recordings that the rows name; ``between`` are keys and values of the last of them, if
+        they are others. Returns what leaves the block, and its own keys and values.
+        """
+        call = self.call(b, rows, lo, hi)
+        if b in self.blocks.cross:
+            out = stream_out(self.blocks.blocks[b](stream, **call))
+            return _past_cross(b, stream, out, rows, lo), None
+        read = lo if between is None else lo - between[0].shape[2]
+        cache = _Splice(*_joined(self._kept(b, rows, read), between))
+        out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
+        if cache.own is None:
+            raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
+        return out, cache.own
+
+    def call(self, b: int, rows: Sequence[Row], lo: int, hi: int) -> dict[str, Any]:
+        """What the model called block b with, for the positions [lo, hi)."""
+        target = rows[0].target
+        call = {
+            name: between(value, name, target.total, lo, hi)
+            for name, value in target.calls[b].items()
+        }
+        if b in self.blocks.cross:
+            for name in target.calls[b]:
+                if name.endswith("_states") and isinstance(target.calls[b][name], Tensor):
+                    call[name] = torch.cat([row.source(b).calls[b][name] for row in rows])
+            return call
+        if "attention_mask" in call:
+            call["attention_mask"] = _masked(
+                call["attention_mask"], b, rows, lo, hi, target, self.flash
+            )
+        return call
+
+    def _kept(
+        self, b: int, rows: Sequence[Row], lo: int
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if not lo:
+            return None, None
+        sources = [row.source(b) for row in rows]
+        distinct = list({id(s): s for s in sources}.values())
+        at = {id(s): i for i, s in enumerate(distinct)}
+        index = [at[id(s)] for s in sources]
+        kept = []
+        for name in ("keys", "values"):
+            stacked = torch.cat([getattr(s, name)[b][:, :, :lo] for s in distinct])
+            kept.append(stacked if len(distinct) == 1 else stacked[index])
+        return kept[0], kept[1]
+
+    # --- the model's own ends ---
+
+    @torch.inference_mode()
+    def head(self, stream: Tensor) -> Tensor:
+        """Return logits ``[row, vocab]`` (float32) of streams ``[row, d_model]`` at the top.
+
+        The model itself turns one into the other; its blocks merely pass the stream on.
+        """
+        stream = stream[:, None]
+        ids = torch.zeros(
+            stream.shape[:2], dtype=torch.long, device=self.blocks.embed.weight.device
+        )
+        with self._passing(stream):
+            out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        return out.logits[:, -1].float()
+
+    @contextlib.contextmanager
+    def _passing(self, stream: Tensor) -> Iterator[None]:
+        forwards = []
+        for b in self.blocks.blocks:
+            forwards.append((b, b.__dict__.get("forward")))
+            b.forward = lambda hidden_states, *_, **__: hidden_states
+        last = self.blocks.blocks[-1]
+        last.forward = lambda *_, **__: stream
+        try:
+            yield
+        finally:
+            for block, forward in forwards:
+                if forward is None:
+                    del block.forward
+                else:
+                    block.forward = forward
+
+    # --- answers ---
+
+    def _generate(
+        self,
+        rows: list[Row],
+        own: list[tuple[Tensor, Tensor] | None],
+        logits: Tensor,
+        max_new_tokens: int,
+    ) -> list[str]:
+        """Go on from a spliced run, greedily; rows that have stopped are dropped."""
+        stops = stop_ids(self.owner)
+        said: list[list[int]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        since, n = rows[0].since, rows[0].target.n
+        tokens = logits.argmax(-1)
+        for t in range(max_new_tokens):
+            for place, token in zip(alive, tokens.tolist(), strict=True):
+                said[place].append(token)
+            going = [i for i, place in enumerate(alive) if said[place][-1] not in stops]
+            if not going or t + 1 == max_new_tokens:
+                break
+            if len(going) < len(alive):
+                alive = [alive[i] for i in going]
+                tokens = tokens[going]
+                own = [None if kv is None else (kv[0][going], kv[1][going]) for kv in own]
+            stream = self.blocks.embed(tokens[:, None].to(self.blocks.embed.weight.device))
+            parts = [rows[place] for place in alive]
+            for b in range(self.n):
+                stream, own[b] = self._one_more(b, stream, parts, own[b], since, n + t)
+            tokens = self.head(stream[:, -1]).argmax(-1)
+        return [decoded(self.owner.tokenizer, ids, stops) for ids in said]
+
+    def _one_more(
+        self, b: int, stream: Tensor, rows: list[Row], own: Any, since: int, at: int
+    ) -> tuple[Tensor, Any]:
+        call = self.call(b, rows, at, at + 1)
+        if b in self.blocks.cross:
+            out = stream_out(self.blocks.blocks[b](stream, **call))
+            return _past_cross(b, stream, out, rows, at), None
+        cache = _Splice(*_joined(self._kept(b, rows, since), own))
+        out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
+        grown = tuple(torch.cat([o, c], dim=2) for o, c in zip(own, cache.own, strict=True))
+        return out, grown
+
+    # --- the vision tower, once a picture ---
+
+    @contextlib.contextmanager
+    def _vision_once(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Let the model take a picture's features from an earlier run with the same pixels."""
+        pixels = [v for k, v in inputs.items() if "pixel_values" in k and isinstance(v, Tensor)]
+        inner = getattr(self.model, "model", None)
+        if not pixels or not hasattr(inner, "get_image_features"):
+            yield
+            return
+        total = hashlib.sha256()
+        for value in pixels:
+            total.update(value.detach().float().cpu().numpy().tobytes())
+        key, compute = total.hexdigest(), inner.get_image_features
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            if key not in self._features:
+                self._features[key] = compute(*args, **kwargs)
+                while len(self._features) > PICTURES:
+                    self._features.popitem(last=False)
+            self._features.move_to_end(key)
+            return self._features[key]
+
+        inner.get_image_features = remembered
+        try:
+            yield
+        finally:
+            del inner.get_image_features
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def _telling(row: Row, n_blocks: int) -> Row:
+    """A row of the same kind and prompt whose result depends on every part of the splice."""
+    middle = n_blocks // 2
+    if isinstance(row, CrossPatch):
+        return replace(row, layer=middle, until=None)
+    if isinstance(row, Freeze):
+        return replace(row, layer=row.until // 2)
+    return replace(row, start=middle, stop=n_blocks)
+
+
+def _check(row: Row, n_blocks: int) -> None:
+    """Refuse a row whose parts do not fit together."""
+    if isinstance(row, Knockout):
+        if not 0 <= row.start <= row.stop <= n_blocks:
+            raise TwohopError(f"Blocks [{row.start}, {row.stop}) are not among the {n_blocks}.")
+        return
+    if isinstance(row, Freeze):
+        if not 0 <= row.layer <= row.until < n_blocks:
+            raise TwohopError(
+                f"Freeze from 0 <= layer <= until < {n_blocks}, not {row.layer} to {row.until}."
+            )
+        if row.target.span[0] == row.target.span[1]:
+            raise UnsupportedSite(
+                "A picture shown through cross-attention has no positions in the stream that "
+                "could be frozen."
+            )
+        if row.target.first > row.target.span[0]:
+            raise TwohopError("Freezing needs the stream at the span; record it with whole=True.")
+        return
+    if not 0 <= row.layer <= n_blocks:
+        raise TwohopError(f"There is no resid[{row.layer}]; layers run from 0 to {n_blocks}.")
+    a, b = row.target, row.donor
+    outside = [p for p in range(a.n) if not a.span[0] <= p < a.span[1]]
+    if a.n != b.n or a.span != b.span or any(a.ids[p] != b.ids[p] for p in outside):
+        raise TwohopError(
+            f"Target ({a.n} positions) and donor ({b.n}) differ beyond the picture or the name; "
+            "use the same prompt, pictures of one size, and names of as many tokens."
+        )
+    if a.positions != b.positions:
+        raise TwohopError(
+            "Target and donor lay out their positions differently; use pictures of one size."
+        )
+
+
+def _masked(
+    mask: Tensor | None,
+    b: int,
+    rows: Sequence[Row],
+    lo: int,
+    hi: int,
+    target: Recording,
+    flash: bool,
+) -> Tensor | None:
+    """A block's attention mask for the queries [lo, hi), with each row's edges knocked out."""
+    cut = [isinstance(row, Knockout) and row.start <= b < row.stop for row in rows]
+    if flash and any(cut):
+        raise UnsupportedSite(
+            "Flash attention takes no mask that single edges can be cut from; load the model "
+            "with attn_implementation='sdpa'."
+        )
+    if mask is None:
+        if not any(cut) and (hi - lo == 1 or flash):
+            return None
+        # None stands for plain causal attention, which holds for square masks alone.
+        queries = torch.arange(lo, hi)[:, None]
+        allowed = (torch.arange(hi)[None] <= queries)[None, None]
+        mask = allowed.to(target.resid.device)
+    if not any(cut):
+        return mask
+    if mask.ndim != 4:
+        raise UnsupportedSite("This attention takes no mask that single edges can be cut from.")
+    mask = mask.expand(len(rows), -1, -1, -1).clone()
+    nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    for r, row in enumerate(rows):
+        if cut[r]:
+            # A token generated later stands for the last position of the prompt.
+            queries = [q - lo for q in row.queries if lo <= q < hi]
+            queries += [p - lo for p in range(max(lo, target.n), hi) if target.n - 1 in row.queries]
+            for q in queries:
+                mask[r, :, q, list(row.keys)] = nothing
+    return mask
+
+
+def _joined(
+    first: tuple[Tensor | None, Tensor | None], second: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Keys and values, one behind the other; the first may be shared by all rows."""
+    if second is None or first[0] is None:
+        return first if second is None else second
+    rows = second[0].shape[0]
+    keys, values = (
+        torch.cat([a.expand(rows, -1, -1, -1), b], dim=2)
+        for a, b in zip(first, second, strict=True)
+    )
+    return keys, values
+
+
+def _past_cross(b: int, stream: Tensor, out: Tensor, rows: Sequence[Row], lo: int) -> Tensor:
+    """Let queries that may not see the picture pass a cross-attention block unchanged.
+
+    That is what such a block does to text without a picture.
+    """
+    out = out.clone()
+    for r, row in enumerate(rows):
+        if isinstance(row, Knockout) and row.start <= b < row.stop and not row.keys:
+            at = [q - lo for q in row.queries if 0 <= q - lo < stream.shape[1]]
+            if lo >= row.target.n and row.target.n - 1 in row.queries:
+                at = list(range(stream.shape[1]))
+            out[r, at] = stream[r, at]
+    return out
+
+
+def _or_out_of_memory(run: Callable[[list[Row]], Any], rows: list[Row]) -> Any:
+    try:
+        return run(rows)
+    except torch.OutOfMemoryError:
+        pass
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None

@@ -1,0 +1,189 @@
+"""One prompt, run once: what every later intervention on it can take from there.
+
+A causal model computes each position from earlier ones alone. So the keys and values up to the end
+of the picture, and the residual stream behind it, are the same in every run that leaves them
+alone; they are computed once and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked
+from twohop_lib.models.roles import TokenRoles
+
+#: What blocks are called with that is theirs alone, and not a property of the positions.
+_OWN = ("past_key_values", "past_key_value", "use_cache", "output_attentions", "hidden_states")
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One unpadded prompt of ``n`` positions, run once.
+
+    ``span`` are the positions [start, stop) of the picture (marks between its tokens counted) or
+    of the name; cross-attention models have the empty span (0, 0). ``resid`` is
+    ``[n_blocks + 1, n - first, d_model]``, the stream from position ``first`` on. ``keys[b]`` and
+    ``values[b]`` are ``[1, heads, n, d_head]``, ``logits`` ``[vocab]`` those of the next token.
+    ``calls[b]`` is what block b was called with beside the stream, for ``total`` positions: the
+    prompt's and some behind it, which let answers be generated.
+    """
+
+    inputs: Mapping[str, Any] = field(repr=False)
+    ids: tuple[int, ...]
+    roles: TokenRoles
+    span: tuple[int, int]
+    first: int
+    total: int
+    resid: Tensor = field(repr=False)
+    keys: tuple[Tensor, ...] = field(repr=False)
+    values: tuple[Tensor, ...] = field(repr=False)
+    calls: tuple[Mapping[str, Any], ...] = field(repr=False)
+    logits: Tensor = field(repr=False)
+    positions: str = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """How many positions the prompt has."""
+        return len(self.ids)
+
+    def stream(self, layer: int, since: int) -> Tensor:
+        """Return ``resid[layer]`` from a position on, ``[1, n - since, d_model]``."""
+        return self.resid[layer, since - self.first :].unsqueeze(0)
+
+
+@torch.inference_mode()
+def record(
+    model: Any,
+    blocks: Blocks,
+    inputs: Mapping[str, Any],
+    roles: TokenRoles,
+    span: tuple[int, int],
+    room: int = 0,
+    whole: bool = False,
+) -> Recording:
+    """Run one encoded prompt (a batch of one, no padding) and keep what interventions need.
+
+    ``room`` is how many tokens may be generated behind it. The stream is kept from the end of
+    ``span`` on, or with ``whole`` from its start.
+
+    Raises UnsupportedSite if a block keeps no keys and values of every position.
+    """
+    n = inputs["input_ids"].shape[1]
+    first = span[0] if whole else span[1]
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+    calls: list[dict[str, Any]] = []
+    handles = [
+        block.register_forward_pre_hook(_listen(calls), with_kwargs=True) for block in blocks.blocks
+    ]
+    try:
+        with hooked(
+            {b: lambda x: entered.append(x[0, first:n].clone()) for b in blocks.blocks},
+            {blocks.blocks[-1]: lambda x: left.append(x[0, first:n].clone())},
+        ):
+            out = model(**extended(inputs, n, room), use_cache=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    keys, values = _kept(out.past_key_values, blocks, n, n + room)
+    stream = [x.to(entered[0].device) for x in (*entered, *left)]
+    return Recording(
+        inputs=dict(inputs),
+        ids=tuple(inputs["input_ids"][0].tolist()),
+        roles=roles,
+        span=span,
+        first=first,
+        total=n + room,
+        resid=torch.stack(stream),
+        keys=keys,
+        values=values,
+        calls=tuple(calls),
+        logits=out.logits[0, n - 1].float(),
+        positions=_digest(calls[0]),
+    )
+
+
+def _listen(calls: list[dict[str, Any]]) -> Any:
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(args) > 1:
+            raise UnsupportedSite(
+                f"{type(module).__name__} is called with unnamed arguments beside the stream."
+            )
+        calls.append({name: value for name, value in kwargs.items() if name not in _OWN})
+
+    return hook
+
+
+def extended(inputs: Mapping[str, Any], n: int, room: int) -> dict[str, Any]:
+    """Return a prompt's inputs with its last position repeated ``room`` times behind it."""
+    if not room:
+        return dict(inputs)
+
+    def longer(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[:2] != (1, n):
+            return value
+        return torch.cat([value, value[:, -1:].expand(-1, room, *value.shape[2:])], dim=1)
+
+    return {name: longer(value) for name, value in inputs.items()}
+
+
+def _kept(
+    cache: Any, blocks: Blocks, n: int, total: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    layers = getattr(cache, "layers", [])
+    keys, values = [], []
+    for b in range(blocks.n):
+        k = getattr(layers[b], "keys", None) if b < len(layers) else None
+        v = getattr(layers[b], "values", None) if k is not None else None
+        whole = k is not None and k.ndim == 4 and (b in blocks.cross or k.shape[2] == total)
+        if not whole:
+            raise UnsupportedSite(
+                f"Block {b} of this {type(blocks.model).__name__} keeps no keys and values of "
+                "every position (linear attention, a sliding window, or shared ones)."
+            )
+        # Copies: views would keep the positions behind the prompt alive.
+        keys.append(k if b in blocks.cross else k[:, :, :n].clone())
+        values.append(v if b in blocks.cross else v[:, :, :n].clone())
+    return tuple(keys), tuple(values)
+
+
+def between(value: Any, name: str, total: int, lo: int, hi: int) -> Any:
+    """Return what a block is called with, cut to the query positions [lo, hi)."""
+    if isinstance(value, tuple | list):
+        return type(value)(between(part, name, total, lo, hi) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
+        return value[..., lo:hi] if value.ndim and value.shape[-1] == total else value
+    if value.ndim >= 2 and value.shape[-2] == total:
+        value = value[..., lo:hi, :]
+    if name == "attention_mask" and value.shape[-1] == total:
+        value = value[..., :hi]
+    return value
+
+
+def _digest(call: Mapping[str, Any]) -> str:
+    """Return a hash of what block 0 was told about positions: equal for equal layouts."""
+    total = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, tuple | list):
+            for part in value:
+                add(part)
+        elif isinstance(value, Tensor):
+            total.update(repr(tuple(value.shape)).encode())
+            value = torch.view_as_real(value) if value.is_complex() else value
+            total.update(value.detach().float().cpu().numpy().tobytes())
+
+    for name in sorted(call):
+        if name.endswith("_states"):
+            continue  # The picture itself, in cross-attention models.
+        total.update(name.encode())
+        add(call[name])
+    return total.hexdigest()[:16]

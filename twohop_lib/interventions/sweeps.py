@@ -1,0 +1,499 @@
+"""Sweeps: an intervention over all layers, for many items, as tidy answer records.
+
+Each sweep carries its controls and raises :class:`ControlFailed` if one fails. Work is stored as
+it is done (``folder``), so that a sweep cut off at any moment goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from torch import Tensor
+
+from twohop_lib import prompts
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout
+from twohop_lib.interventions.recording import Recording
+from twohop_lib.prompts import Prompt
+from twohop_lib.readouts.matching import matches
+from twohop_lib.runs import store
+from twohop_lib.runs.evaluate import judge
+from twohop_lib.runs.generate import Vlm, continued
+
+#: What is asked: the entity's name, or a fact about it.
+Task = Literal["identify", "fact"]
+#: Attention edges, written query→key.
+EDGES = ("question→image", "last→image", "last→question")
+Mode = Literal["below", "above", "window"]
+#: Targets whose recordings are held at once.
+AT_ONCE = 4
+#: Tokens of an answer.
+LENGTH = 8
+#: Below this difference of logits (nats) between target and donor, nothing can be calibrated.
+LEAST = 0.5
+
+
+class ControlFailed(TwohopError):
+    """A control of a sweep did not come out as it must; its results would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a donor: whose prompt is run, and whose picture (or name) is written in."""
+
+    target: Question
+    donor: Question
+
+    @property
+    def same_type(self) -> bool:
+        """Whether both are the same kind of thing (two houses; a landmark and a painting not)."""
+        return self.target.noun == self.donor.noun
+
+
+# --- choosing what to ask ---------------------------------------------------------------------
+
+
+def pick_pairs(
+    model: Any, questions: Sequence[Question], task: Task, per_target: int = 2, seed: int = 0
+) -> list[Pair]:
+    """Give each question donors that can be told apart from it by the first token of the answer.
+
+    Donors are drawn from the other entities among ``questions``; for facts they must have the
+    same relation and another answer. Where there are several types of entity, one donor in two is
+    of another type. ``questions`` are one per entity for "identify". A target for which no donor
+    is found is left out.
+    """
+    rng = np.random.default_rng(seed)
+    picture = isinstance(model, Vlm)
+    first = {
+        id(q): first_token(model, prompt_of(q, task, picture), accepted(q, task)[0])
+        for q in questions
+    }
+    pairs = []
+    for target in questions:
+        able = [
+            q
+            for q in questions
+            if q.entity_id != target.entity_id
+            and first[id(q)] != first[id(target)]
+            and not matches(accepted(q, task)[0], accepted(target, task))
+            and (task == "identify" or (q.relation, q.wording) == (target.relation, target.wording))
+        ]
+        drawn = [able[i] for i in rng.permutation(len(able))]
+        other = [q for q in drawn if q.noun != target.noun]
+        chosen = drawn[:per_target]
+        if other and task == "identify":
+            same = [q for q in drawn if q.noun == target.noun]
+            chosen = [*same[: (per_target + 1) // 2], *other[: per_target // 2]]
+        pairs += [Pair(target, donor) for donor in chosen]
+    return pairs
+
+
+def prompt_of(question: Question, task: Task, picture: bool) -> Prompt:
+    """The prompt of a task, with the picture or with the name in its place."""
+    if picture:
+        return prompts.build("identify" if task == "identify" else "by_picture", question)
+    if task == "fact":
+        return prompts.build("by_name", question)
+    return Prompt("by_name", f"{question.entity}\n{question.identify_prompt}", False)
+
+
+def accepted(question: Question, task: Task) -> tuple[str, ...]:
+    """What counts as the right answer."""
+    return (question.entity, *question.aliases) if task == "identify" else question.answers
+
+
+def first_token(model: Any, prompt: Prompt, said: str) -> int:
+    """The first token of an answer, as it follows the prompt."""
+    text, length = continued(model, prompt, said)
+    return _ids(model, text)[-length]
+
+
+def _ids(model: Any, text: str) -> list[int]:
+    from twohop_lib.runs.generate import special_tokens
+
+    return model.tokenizer(text, **special_tokens(model, text))["input_ids"]
+
+
+# --- cross-patching ---------------------------------------------------------------------------
+
+
+def cross_patch(
+    engine: Engine,
+    benchmark: Benchmark,
+    pairs: Sequence[Pair],
+    task: Task = "identify",
+    by: Literal["picture", "name"] = "picture",
+    bands: Sequence[tuple[int, int | None]] | None = None,
+    labels: dict[str, Any] | None = None,
+    length: int = LENGTH,
+    folder: str | Path | None = None,
+) -> pd.DataFrame:
+    """Write the donor's stream over the target's picture (or name) and read out what is said.
+
+    ``bands`` are (layer, until) as in :class:`CrossPatch`; None: from each layer 0 … n to the top.
+    ``by`` "name" patches the name's tokens in a text prompt; pairs whose names differ in their
+    number of tokens are left out.
+
+    Returns answer records (``correct``: as for the target) with the columns ``experiment, task,
+    by, donor_id, same_type, layer, until, says`` ("target", "donor" or "neither"), ``calibrated``
+    (difference of the two answers' first-token logits: 0 as in the target's own run, 1 as in the
+    donor's; null where the two runs hardly differ) and ``path``.
+
+    Raises ControlFailed if patching a run with itself changes it, or patching from layer 0 does
+    not give the donor's run.
+    """
+    chosen = list(bands) if bands is not None else [(layer, None) for layer in range(engine.n + 1)]
+
+    def work(part: list[Pair]) -> list[dict[str, Any]]:
+        record = _Recorder(engine, benchmark, task, by == "picture", length)
+        rows: list[CrossPatch] = []
+        kept: list[tuple[Pair, CrossPatch]] = []
+        for pair in part:
+            target, donor = record(pair.target), record(pair.donor, pair.target)
+            if (target.n, target.span) != (donor.n, donor.span):
+                continue
+            kept += [(pair, CrossPatch(target, donor, layer, until)) for layer, until in chosen]
+        if not kept:
+            return []
+        rows = [row for _, row in kept]
+        _itself(engine, rows[0].target)
+        logits, said = engine.answers(rows, length)
+        _full_patch(engine, rows, logits)
+        return [
+            _patched(engine, pair, row, task, by, logits[i], said[i])
+            for i, (pair, row) in enumerate(kept)
+        ]
+
+    what = {"experiment": "cross-patch", "task": task, "by": by, "bands": chosen, "length": length}
+    groups = _together(pairs, lambda pair: pair.target.question_id)
+    return _stored(engine, benchmark, groups, work, what, labels, folder)
+
+
+def _patched(
+    engine: Engine, pair: Pair, row: CrossPatch, task: Task, by: str, logits: Tensor, said: str
+) -> dict[str, Any]:
+    first = [
+        first_token(engine.owner, prompt_of(q, task, by == "picture"), accepted(q, task)[0])
+        for q in (pair.target, pair.donor)
+    ]
+
+    def lead(run: Tensor) -> float:
+        return (run[first[0]] - run[first[1]]).item()
+
+    own, donors = lead(row.target.logits), lead(row.donor.logits)
+    apart = own - donors
+    calibrated = (own - lead(logits)) / apart if abs(apart) >= LEAST else None
+    right = [matches(said, accepted(q, task)) for q in (pair.target, pair.donor)]
+    says = "neither" if right[0] == right[1] else "target" if right[0] else "donor"
+    return _record(pair.target, task, by, said) | {
+        "donor_id": pair.donor.entity_id,
+        "same_type": pair.same_type,
+        "layer": row.layer,
+        "until": row.until,
+        "says": says,
+        "calibrated": calibrated,
+        "path": engine.path(row),
+    }
+
+
+def _itself(engine: Engine, target: Recording) -> None:
+    """Patching a run with itself, half-way up, must change nothing."""
+    row = CrossPatch(target, target, engine.n // 2)
+    if not engine.close(engine.logits([row])[0], target.logits):
+        raise ControlFailed("Patching a run with itself changed it; results would mean nothing.")
+
+
+def _full_patch(engine: Engine, rows: Sequence[CrossPatch], logits: Tensor) -> None:
+    """Patching from layer 0 must reproduce the donor's run, from the top the target's."""
+    for row, got in zip(rows, logits, strict=True):
+        wanted = {0: row.donor, engine.n: row.target}.get(row.layer)
+        if row.until is None and wanted is not None and not engine.close(got, wanted.logits):
+            raise ControlFailed(
+                f"Patching at layer {row.layer} did not reproduce the "
+                f"{'donor' if row.layer == 0 else 'target'}'s own run; results would mean nothing."
+            )
+
+
+# --- freezing ---------------------------------------------------------------------------------
+
+
+def freeze(
+    engine: Engine,
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    task: Task = "identify",
+    by: Literal["picture", "name"] = "picture",
+    until: Sequence[int] = (),
+    labels: dict[str, Any] | None = None,
+    length: int = LENGTH,
+    folder: str | Path | None = None,
+) -> pd.DataFrame:
+    """Hold the picture's (or name's) stream at ``resid[layer]`` up to a block, for every layer.
+
+    ``until`` are the last frozen blocks. Returns answer records with ``experiment, task, by,
+    layer, until, unchanged`` (the answer is word for word that of the run left alone) and
+    ``path``; ``layer`` = ``until`` is the run left alone.
+
+    Raises UnsupportedSite where pictures have no positions in the stream, ControlFailed if
+    freezing nothing changes a run.
+    """
+    ends = sorted(set(until))
+
+    def work(part: list[Question]) -> list[dict[str, Any]]:
+        record = _Recorder(engine, benchmark, task, by == "picture", length, whole=True)
+        kept = [
+            (question, Freeze(record(question), layer, end))
+            for question in part
+            for end in ends
+            for layer in range(end + 1)
+        ]
+        rows = [row for _, row in kept]
+        logits, said = engine.answers(rows, length)
+        own = {}
+        for (question, row), got, text in zip(kept, logits, said, strict=True):
+            if row.layer == row.until:
+                own[question.question_id] = text
+                if not engine.close(got, row.target.logits):
+                    raise ControlFailed("Freezing nothing changed a run; results mean nothing.")
+        return [
+            _record(question, task, by, text)
+            | {
+                "layer": row.layer,
+                "until": row.until,
+                "unchanged": text == own[question.question_id],
+                "path": engine.path(row),
+            }
+            for (question, row), text in zip(kept, said, strict=True)
+        ]
+
+    what = {"experiment": "freeze", "task": task, "by": by, "until": ends, "length": length}
+    groups = _together(questions, lambda q: q.question_id)
+    return _stored(engine, benchmark, groups, work, what, labels, folder)
+
+
+# --- knockout ---------------------------------------------------------------------------------
+
+
+def windows(n_blocks: int, mode: Mode, width: int = 0) -> list[tuple[int, int]]:
+    """Blocks [start, stop) to knock out: cumulative from below or above, or a sliding window."""
+    if mode == "below":
+        return [(0, stop) for stop in range(n_blocks + 1)]
+    if mode == "above":
+        return [(start, n_blocks) for start in range(n_blocks + 1)]
+    if not 1 <= width <= n_blocks:
+        raise TwohopError(f"A window needs a width from 1 to {n_blocks}, not {width}.")
+    return [(start, start + width) for start in range(n_blocks - width + 1)]
+
+
+def knockout(
+    engine: Engine,
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    task: Task = "identify",
+    edges: Sequence[str] = EDGES,
+    modes: Sequence[tuple[Mode, int]] = (("below", 0), ("above", 0)),
+    labels: dict[str, Any] | None = None,
+    length: int = LENGTH,
+    folder: str | Path | None = None,
+) -> pd.DataFrame:
+    """Cut attention edges in a window of blocks, and read out what is left.
+
+    ``modes`` are (mode, width of a sliding window). "question→image" cuts every token behind the
+    picture off from it, the last one included. Returns answer records with ``experiment, task,
+    edge, mode, start, stop, unchanged`` and ``path``.
+
+    Raises ControlFailed if cutting nothing changes a run.
+    """
+    spans = [(mode, *window) for mode, width in modes for window in windows(engine.n, mode, width)]
+
+    def work(part: list[Question]) -> list[dict[str, Any]]:
+        record = _Recorder(engine, benchmark, task, True, length)
+        kept = []
+        for question in part:
+            target = record(question)
+            for edge in edges:
+                queries, keys = edge_positions(target, edge)
+                kept += [
+                    (question, edge, mode, Knockout(target, queries, keys, start, stop))
+                    for mode, start, stop in spans
+                ]
+        logits, said = engine.answers([row for *_, row in kept], length)
+        own = {}
+        for (question, _, _, row), got, text in zip(kept, logits, said, strict=True):
+            if row.start == row.stop:
+                own[question.question_id] = text
+                if not engine.close(got, row.target.logits):
+                    raise ControlFailed("Knocking out nothing changed a run; results mean nothing.")
+        return [
+            _record(question, task, "picture", text)
+            | {
+                "edge": edge,
+                "mode": mode,
+                "start": row.start,
+                "stop": row.stop,
+                "unchanged": text == own.get(question.question_id, text),
+                "path": engine.path(row),
+            }
+            for (question, edge, mode, row), text in zip(kept, said, strict=True)
+        ]
+
+    what = {"experiment": "knockout", "task": task, "edges": list(edges), "windows": spans}
+    groups = _together(questions, lambda q: q.question_id)
+    return _stored(engine, benchmark, groups, work, what | {"length": length}, labels, folder)
+
+
+def edge_positions(target: Recording, edge: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Query and key positions of an edge; no keys for a picture outside of the stream.
+
+    Raises TwohopError for an unknown edge, UnsupportedSite if the prompt has no such positions.
+    """
+    if edge not in EDGES:
+        raise TwohopError(f"No edge is called {edge!r}; use one of {', '.join(EDGES)}.")
+    query, key = edge.split("→")
+    behind = tuple(p for p in range(target.span[1], target.n) if p not in target.roles.last)
+    queries = target.roles.last if query == "last" else (*behind, *target.roles.last)
+    if key == "image":
+        start, stop = target.span
+        return queries, tuple(range(start, stop))
+    return queries, behind
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+class _Recorder:
+    """Records prompts of one task, each once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        benchmark: Benchmark,
+        task: Task,
+        picture: bool,
+        length: int,
+        whole: bool = False,
+    ) -> None:
+        self.engine, self.benchmark, self.task = engine, benchmark, task
+        self.picture, self.length, self.whole = picture, length, whole
+        self.made: dict[tuple[str, ...], Recording] = {}
+
+    def __call__(self, shown: Question, asked: Question | None = None) -> Recording:
+        """Record ``asked`` (itself, if None) with the picture, or the name, of ``shown``."""
+        asked = asked or shown
+        key = (shown.entity_id, asked.question_id)
+        if key not in self.made:
+            prompt = prompt_of(asked, self.task, self.picture)
+            image, entity = None, None
+            if self.picture:
+                image = fitted(self.benchmark.image(shown), self.benchmark.image(asked))
+            else:
+                # The donor's name in the target's question.
+                prompt = Prompt(prompt.kind, prompt.text.replace(asked.entity, shown.entity), False)
+                entity = shown.entity
+            self.made[key] = self.engine.record(prompt, image, entity, self.length, self.whole)
+        return self.made[key]
+
+
+def fitted(picture: Image.Image, like: Image.Image) -> Image.Image:
+    """A picture at the size of another: scaled to fit, centred on grey."""
+    picture = picture.convert("RGB")
+    if picture.size == like.size:
+        return picture
+    scale = min(a / b for a, b in zip(like.size, picture.size, strict=True))
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    whole = Image.new("RGB", like.size, (128, 128, 128))
+    at = tuple((a - b) // 2 for a, b in zip(like.size, size, strict=True))
+    whole.paste(picture.resize(size, Image.Resampling.LANCZOS), at)
+    return whole
+
+
+def _record(question: Question, task: Task, by: str, said: str) -> dict[str, Any]:
+    condition = {
+        ("identify", "picture"): "identify",
+        ("identify", "name"): "llm_identify",
+        ("fact", "picture"): "by_picture",
+        ("fact", "name"): "llm_by_name",
+    }[task, by]
+    row = judge(question, condition, said)
+    return {k: v for k, v in row.items() if k not in ("named", "named_right")}
+
+
+def _together(items: Iterable[Any], key: Callable[[Any], str]) -> list[list[Any]]:
+    """Items in parts that are run, and stored, at once: those of one target stay together."""
+    by: dict[str, list[Any]] = {}
+    for item in items:
+        by.setdefault(key(item), []).append(item)
+    groups = list(by.values())
+    return [
+        [item for group in groups[i : i + AT_ONCE] for item in group]
+        for i in range(0, len(groups), AT_ONCE)
+    ]
+
+
+#: Modules that bear on a sweep's records, besides those of answer records.
+MODULES = (
+    "interventions/recording.py",
+    "interventions/engine.py",
+    "interventions/hooks.py",
+    "interventions/sweeps.py",
+    "models/roles.py",
+    "models/blocks.py",
+)
+
+
+def _stored(
+    engine: Engine,
+    benchmark: Benchmark,
+    parts: list[list[Any]],
+    work: Callable[[list[Any]], list[dict[str, Any]]],
+    what: dict[str, Any],
+    labels: dict[str, Any] | None,
+    folder: str | Path | None,
+) -> pd.DataFrame:
+    """Run the parts, each stored as it is done; returns all their rows."""
+    labels = {"model": engine.owner.name, "seed": benchmark.seed} | (labels or {})
+    key: dict[str, Any] = {}
+    if folder is not None:
+        weights = store.model_key(engine.owner)
+        code = store.code_key((*store.MODULES, *MODULES))
+        key = {**what, **labels, **code, "weights": weights, "benchmark": benchmark.hash}
+    frames = []
+    for part in parts:
+        named = [
+            [q.question_id for q in (item.target, item.donor)]
+            if isinstance(item, Pair)
+            else item.question_id
+            for item in part
+        ]
+
+        def compute(part: list[Any] = part) -> pd.DataFrame:
+            rows = [
+                labels | row | {"experiment": what["experiment"], "task": what["task"]}
+                for row in work(part)
+            ]
+            frame = pd.DataFrame(rows)
+            if "by" in what:
+                frame["by"] = what["by"]
+            return _typed(frame)
+
+        frames.append(_typed(store.cached(folder, key | {"items": named}, compute)))
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        raise TwohopError(
+            "Nothing is left to run: no item has a donor or the positions that this sweep needs."
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns that may be empty keep their types where all of their rows are."""
+    types = {"until": "Int64", "calibrated": "Float64"}
+    return frame.astype({k: v for k, v in types.items() if k in frame})
