@@ -7,6 +7,7 @@ import sys
 import typer
 
 from twohop_lib import __version__
+from twohop_lib.bench_cli import bench
 from twohop_lib.benchmark.cli import benchmark_app
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.check_cli import check
@@ -23,6 +24,7 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(organism_app, name="organism")
 app.command()(models)
 app.command()(check)
+app.command()(bench)
 app.command(cls=TwoWords)(rerun)
 
 

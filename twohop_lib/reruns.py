@@ -16,7 +16,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,11 +111,7 @@ def open_questions(
     if any(question.split for question in found.questions):
         by["split"] = split
     found = found.select(**{key: value for key, value in by.items() if value})
-    entities = found.entities()
-    if 0 < max_entities < len(entities):
-        kept = {entities[n * len(entities) // max_entities] for n in range(max_entities)}
-        left = tuple(q for q in found.questions if q.entity_id in kept)
-        found = replace(found, questions=left)
+    found = found.some(max_entities)
     if not found.questions:
         raise TwohopError(
             f"Benchmark {found.name} has no question of split {split!r} in wording {wording!r}; "

@@ -81,6 +81,14 @@ class Benchmark:
         )
         return replace(self, questions=tuple(kept))
 
+    def some(self, n: int) -> Benchmark:
+        """The questions of ``n`` entities, taken evenly from first to last (0: of all)."""
+        entities = self.entities()
+        if not 0 < n < len(entities):
+            return self
+        kept = {entities[i * len(entities) // n] for i in range(n)}
+        return replace(self, questions=tuple(q for q in self.questions if q.entity_id in kept))
+
     def image(self, question: Question) -> Image.Image:
         """The picture that goes with a question (RGB, upright, transparency on white).
 

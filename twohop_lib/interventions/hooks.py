@@ -6,7 +6,7 @@ What the engine falls back to where splicing is not exact, and what it is compar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +33,14 @@ def logits(engine: Engine, row: Row) -> Tensor:
 
 
 @torch.inference_mode()
-def answer(engine: Engine, row: Row, max_new_tokens: int) -> str:
-    """Return the greedy answer under an intervention, from a whole run."""
-    with edited(engine, row):
+def answer(
+    engine: Engine, row: Row, max_new_tokens: int, positions: Sequence[int] | None = None
+) -> str:
+    """Return the greedy answer under an intervention, from a whole run.
+
+    ``positions`` patches only these of the span's.
+    """
+    with edited(engine, row, positions):
         out = engine.model.generate(
             **row.target.inputs,
             **GREEDY,
@@ -47,7 +52,7 @@ def answer(engine: Engine, row: Row, max_new_tokens: int) -> str:
 
 
 @contextlib.contextmanager
-def edited(engine: Engine, row: Row) -> Iterator[None]:
+def edited(engine: Engine, row: Row, positions: Sequence[int] | None = None) -> Iterator[None]:
     """Put an intervention on the model; runs of the target's prompt are under it meanwhile."""
     if isinstance(row, Knockout):
         with _knocked_out(engine, row):
@@ -58,11 +63,13 @@ def edited(engine: Engine, row: Row) -> Iterator[None]:
         with hooked(after=_donors_picture(engine, row)):
             yield
         return
-    with hooked(before=_writes(engine, row)):
+    with hooked(before=_writes(engine, row, positions)):
         yield
 
 
-def _writes(engine: Engine, row: CrossPatch | Freeze) -> dict[nn.Module, Edit]:
+def _writes(
+    engine: Engine, row: CrossPatch | Freeze, positions: Sequence[int] | None
+) -> dict[nn.Module, Edit]:
     """What is written over the span, at the entry of which block."""
     start, stop = row.target.span
     blocks, late = engine.blocks.blocks, engine.site.late if engine.site else ()
@@ -83,7 +90,10 @@ def _writes(engine: Engine, row: CrossPatch | Freeze) -> dict[nn.Module, Edit]:
             if x.shape[1] < stop:
                 return None  # A later token of an answer: the picture's keys are in the cache.
             x = x.clone()
-            x[:, start:stop] = value
+            if positions is None:
+                x[:, start:stop] = value
+            else:
+                x[:, list(positions)] = value[:, [p - start for p in positions]]
             return x
 
         return edit

@@ -6,7 +6,7 @@ it is done (``folder``), so that a sweep cut off at any moment goes on where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout
 from twohop_lib.interventions.recording import Recording
+from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.prompts import Prompt
 from twohop_lib.readouts.matching import matches
 from twohop_lib.runs import store
@@ -96,6 +97,35 @@ def pick_pairs(
     return pairs
 
 
+def one_per_entity(questions: Sequence[Question]) -> list[Question]:
+    """One question for each entity; which of its facts is asked goes round from one to the next."""
+    by: dict[str, list[Question]] = {}
+    for question in questions:
+        by.setdefault(question.entity_id, []).append(question)
+    return [own[i % len(own)] for i, own in enumerate(by.values())]
+
+
+def pairs_for(
+    model: Any,
+    benchmark: Benchmark,
+    task: Task,
+    entities: Collection[str],
+    per_target: int = 2,
+    seed: int = 0,
+) -> list[Pair]:
+    """Pairs for a task: targets and donors among ``entities``, one question for each target.
+
+    A donor's own question is one about the same relation.
+    """
+    asked = [q for q in one_per_entity(benchmark.questions) if q.entity_id in entities]
+    pool = asked
+    if task == "fact":
+        pool = [q for q in benchmark.questions if q.entity_id in entities]
+    chosen = {q.question_id for q in asked}
+    found = pick_pairs(model, pool, task, per_target, seed)
+    return [pair for pair in found if pair.target.question_id in chosen]
+
+
 def prompt_of(question: Question, task: Task, picture: bool) -> Prompt:
     """The prompt of a task, with the picture or with the name in its place."""
     if picture:
@@ -142,6 +172,8 @@ def cross_patch(
     ``by`` "name" patches the name's tokens in a text prompt; pairs whose names differ in their
     number of tokens are left out.
 
+    With "identify", questions are one per entity and only their identify prompt is asked.
+
     Returns answer records (``correct``: as for the target) with the columns ``experiment, task,
     by, donor_id, same_type, layer, until, says`` ("target", "donor" or "neither"), ``calibrated``
     (difference of the two answers' first-token logits: 0 as in the target's own run, 1 as in the
@@ -153,7 +185,7 @@ def cross_patch(
     chosen = list(bands) if bands is not None else [(layer, None) for layer in range(engine.n + 1)]
 
     def work(part: list[Pair]) -> list[dict[str, Any]]:
-        record = _Recorder(engine, benchmark, task, by == "picture", length)
+        record = Recorder(engine, benchmark, task, by == "picture", length)
         rows: list[CrossPatch] = []
         kept: list[tuple[Pair, CrossPatch]] = []
         for pair in part:
@@ -225,6 +257,12 @@ def _full_patch(engine: Engine, rows: Sequence[CrossPatch], logits: Tensor) -> N
 # --- freezing ---------------------------------------------------------------------------------
 
 
+def freeze_ends(n_blocks: int, switch: float | None = None) -> list[int]:
+    """Last frozen blocks to try: at the switch layer if known, at two thirds, and at the top."""
+    at = [] if switch is None else [min(max(round(switch), 1), n_blocks - 1)]
+    return sorted({*at, 2 * n_blocks // 3, n_blocks - 1})
+
+
 def freeze(
     engine: Engine,
     benchmark: Benchmark,
@@ -248,7 +286,7 @@ def freeze(
     ends = sorted(set(until))
 
     def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = _Recorder(engine, benchmark, task, by == "picture", length, whole=True)
+        record = Recorder(engine, benchmark, task, by == "picture", length, whole=True)
         kept = [
             (question, Freeze(record(question), layer, end))
             for question in part
@@ -315,7 +353,7 @@ def knockout(
     spans = [(mode, *window) for mode, width in modes for window in windows(engine.n, mode, width)]
 
     def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = _Recorder(engine, benchmark, task, True, length)
+        record = Recorder(engine, benchmark, task, True, length)
         kept = []
         for question in part:
             target = record(question)
@@ -369,7 +407,7 @@ def edge_positions(target: Recording, edge: str) -> tuple[tuple[int, ...], tuple
 # --- parts ------------------------------------------------------------------------------------
 
 
-class _Recorder:
+class Recorder:
     """Records prompts of one task, each once."""
 
     def __init__(
@@ -497,3 +535,59 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns that may be empty keep their types where all of their rows are."""
     types = {"until": "Int64", "calibrated": "Float64"}
     return frame.astype({k: v for k, v in types.items() if k in frame})
+
+
+# --- part of the picture ----------------------------------------------------------------------
+
+
+def part_patch(
+    engine: Engine,
+    benchmark: Benchmark,
+    pairs: Sequence[Pair],
+    task: Task = "identify",
+    labels: dict[str, Any] | None = None,
+    length: int = LENGTH,
+    folder: str | Path | None = None,
+) -> pd.DataFrame:
+    """Cross-patch only the last quarter of the picture's positions, or only the others.
+
+    These are whole runs with hooks. Columns as of :func:`cross_patch`, and ``part``.
+
+    Raises UnsupportedSite where pictures have no positions in the stream.
+    """
+    from twohop_lib.interventions import hooks
+
+    def work(part: list[Pair]) -> list[dict[str, Any]]:
+        record = Recorder(engine, benchmark, task, True, length)
+        rows = []
+        for pair in part:
+            target, donor = record(pair.target), record(pair.donor, pair.target)
+            for name, positions in _quarters(target).items():
+                for layer in range(engine.n):
+                    row = CrossPatch(target, donor, layer)
+                    said = hooks.answer(engine, row, length, positions)
+                    right = [matches(said, accepted(q, task)) for q in (pair.target, pair.donor)]
+                    says = "neither" if right[0] == right[1] else "target" if right[0] else "donor"
+                    rows.append(
+                        _record(pair.target, task, "picture", said)
+                        | {
+                            "donor_id": pair.donor.entity_id,
+                            "part": name,
+                            "layer": layer,
+                            "says": says,
+                            "path": "reference",
+                        }
+                    )
+        return rows
+
+    what = {"experiment": "part-patch", "task": task, "by": "picture", "length": length}
+    groups = _together(pairs, lambda pair: pair.target.question_id)
+    return _stored(engine, benchmark, groups, work, what, labels, folder)
+
+
+def _quarters(target: Recording) -> dict[str, list[int]]:
+    start, stop = target.span
+    if start == stop:
+        raise UnsupportedSite("A picture shown through cross-attention has no positions to part.")
+    at = stop - max(1, (stop - start) // 4)
+    return {"last quarter": list(range(at, stop)), "the others": list(range(start, at))}

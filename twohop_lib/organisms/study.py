@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,6 +20,31 @@ from twohop_lib.runs.evaluate import CONDITIONS, evaluate
 from twohop_lib.runs.generate import load_llm, load_vlm
 
 SPLIT = "test"
+#: Test houses that the sweeps are run on, and donors for each.
+SWEPT, DONORS = 48, 2
+#: What is kept of the sweeps' records.
+SWEEP_COLUMNS = [
+    "model",
+    "seed",
+    "experiment",
+    "task",
+    "by",
+    "entity_id",
+    "donor_id",
+    "question_id",
+    "layer",
+    "until",
+    "edge",
+    "mode",
+    "start",
+    "stop",
+    "says",
+    "calibrated",
+    "answer",
+    "correct",
+    "unchanged",
+    "path",
+]
 HELD_OUT_WORDINGS = ("held-out-1", "held-out-2")
 COMMAND = "twohop organism study"
 
@@ -50,6 +77,38 @@ def measure(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.Data
         for wording, conditions in asked
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def sweep(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFrame:
+    """Records of the three sweeps of one organism: cross-patch, freeze, knockout.
+
+    On :data:`SWEPT` test houses that the organism recognises, naming and facts; for the backbone
+    on its name tokens instead of a picture.
+    """
+    from twohop_lib.interventions import sweeps
+    from twohop_lib.interventions.engine import Engine
+    from twohop_lib.models.blocks import UnsupportedSite
+
+    chosen = benchmark.select(split=SPLIT, wording="standard").some(SWEPT)
+    llm = load_llm(folder / "backbone")
+    model = llm if name == "backbone" else load_vlm(folder / name)
+    by: Any = "name" if name == "backbone" else "picture"
+    asked = sweeps.one_per_entity(chosen.questions)
+    if by == "picture":
+        named = evaluate(model, llm, chosen, conditions=("identify",), model_name=name)
+        known = set(named.loc[named["correct"], "entity_id"])
+        asked = [q for q in asked if q.entity_id in known]
+    engine, labels = Engine(model), {"model": name, "seed": seed}
+    frames = []
+    for task in ("identify", "fact"):
+        pairs = sweeps.pairs_for(model, chosen, task, {q.entity_id for q in asked}, DONORS)
+        frames.append(sweeps.cross_patch(engine, chosen, pairs, task, by, labels=labels))
+        with contextlib.suppress(UnsupportedSite):
+            ends = sweeps.freeze_ends(engine.n)
+            frames.append(sweeps.freeze(engine, chosen, asked, task, by, ends, labels=labels))
+        if by == "picture":
+            frames.append(sweeps.knockout(engine, chosen, asked, task, labels=labels))
+    return pd.concat(frames, ignore_index=True).reindex(columns=SWEEP_COLUMNS)
 
 
 def make_card(name: str, seed: int, folder: Path, answers: pd.DataFrame) -> cards.Card:
@@ -104,3 +163,18 @@ def run_study(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
         {"command": COMMAND, "versions": records.versions()},
     )
     pd.concat(training, ignore_index=True).to_parquet(out / "training.parquet", index=False)
+    run_sweeps(cache, out, seeds)
+
+
+def run_sweeps(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
+    """Sweep every organism that ships, in every world, and write ``sweeps.parquet``."""
+    swept = []
+    for seed, name in tqdm([(s, n) for s in seeds for n in NAMES], desc="sweeps"):
+        with tempfile.TemporaryDirectory() as temporary:
+            benchmark = sources.build("heraldry", Path(temporary) / "heraldry", seed)
+            swept.append(sweep(name, seed, cache / f"seed{seed}", benchmark))
+    records.write_frame(
+        pd.concat(swept, ignore_index=True),
+        out / "sweeps.parquet",
+        {"command": COMMAND, "versions": records.versions()},
+    )
