@@ -173,8 +173,12 @@ if keys:  # a picture shown through cross-attention has no key positions
     traced = NNsight(pairs[name].vlm.model)
     print(f"shown: {asked[name][0].entity}")
     for b in range(0, engine.n + 1, max(1, engine.n // 8)):
-        first = knockout(traced, b, engine.n).argmax()
-        print(f"cut from block {b} upwards: {tokenizer.decode(first)} …")
+        p, first = (
+            knockout(traced, b, engine.n).float().softmax(-1).max(-1)
+        )
+        print(
+            f"cut from block {b} upwards: {tokenizer.decode(first)} … (p = {p:.2f})"
+        )
 
 # %% [markdown]
 # The mask above is a plain causal one, which is what most models use. The library edits each

@@ -26,7 +26,8 @@
 # - Asked to name the house, the organisms turn from the donor to the target at layer
 #   {glue:text}`switch_late` (late), {glue:text}`switch_middle` (middle),
 #   {glue:text}`switch_early` (early) and {glue:text}`switch_cross` (cross, which has
-#   {glue:text}`blocks_cross` blocks). {glue:text}`order_sentence`
+#   {glue:text}`blocks_cross` blocks).
+# - {glue:text}`order_sentence`
 # - A name in a text, patched in the same way in the backbone, turns at layer
 #   {glue:text}`switch_backbone`.
 # - Asked for a fact instead, {glue:text}`fact_sentence`
@@ -173,8 +174,8 @@ def cross_patch(model, layer: int) -> torch.Tensor:
 if image:  # a picture shown through cross-attention has no positions here
     traced = NNsight(pairs[name].vlm.model)
     for layer in range(0, engine.n, max(1, engine.n // 8)):
-        first = cross_patch(traced, layer).argmax()
-        print(f"layer {layer}: {tokenizer.decode(first)} …")
+        p, first = cross_patch(traced, layer).float().softmax(-1).max(-1)
+        print(f"layer {layer}: {tokenizer.decode(first)} … (p = {p:.2f})")
 
 # %% [markdown]
 # That is one whole run for each layer. The library gets the same results with less work: before
@@ -330,10 +331,10 @@ half = (
 show(
     sweep_charts.lines_by_layer(
         means,
-        "Facts follow the donor's picture up to layer "
-        f"{int(half.min()) - 1} ({half.index[0]}) to {int(half.max()) - 1} ({half.index[-1]})"
+        f"The fact prompt leaves the donor by layer {int(half.min())} ({half.index[0]}) to "
+        f"{int(half.max())} ({half.index[-1]})"
         if len(half)
-        else "Facts follow the donor at every layer",
+        else "The fact prompt follows the donor at every layer",
         y_title="Calibrated logit difference (0 target, 1 donor)",
         x="depth",
         x_title="Layer from which on the donor's picture stands",
@@ -393,18 +394,6 @@ for model in n_blocks:
     glue(f"switch_{model}", layer_of("name", model))
     glue(f"blocks_{model}", str(n_blocks[model]))
 if not vlm:
-    by_gap = [m for m in ("early", "middle", "late") if m in n_blocks]
-    found_name = [found["name", m] for m in by_gap]
-    rising = found_name == sorted(found_name)
-    glue(
-        "order_sentence",
-        "The larger a LLaVA-style organism's gap, the later it turns."
-        if rising
-        else "That is not the order of their gaps: among the three LLaVA-style organisms, the "
-        f"one that turns first is {by_gap[found_name.index(min(found_name))]}. A late switch "
-        "does not make a gap, and an early one does not prevent it.",
-    )
-    turned = facts.groupby("model")["own"].mean()
     told = [
         f"{m} at layer {layer_of('fact', m)}"
         for m in n_blocks
@@ -464,6 +453,25 @@ by_world["switch layer"] = [
 by_world.pivot(
     index=["task", "model"], columns=["seed"], values="switch layer"
 ).fillna("–")
+
+# %% tags=["remove-cell"]
+by_gap = [m for m in ("early", "middle", "late") if m in n_blocks]
+turned = by_world[by_world["task"] == "identify"].pivot(
+    index="seed", columns="model", values="switch"
+)
+if not vlm and len(by_gap) == 3:
+    rising = (turned["early"] < turned["middle"]) & (
+        turned["middle"] < turned["late"]
+    )
+    glue(
+        "order_sentence",
+        "The switch of the naming prompt does not follow the gap: early before middle before "
+        f"late, the order of the gaps of the LLaVA-style organisms, holds in {rising.sum()} of "
+        f"{len(rising)} worlds."
+        if not rising.all()
+        else "The switch of the naming prompt follows the gap: early before middle before late, "
+        f"in all {len(rising)} worlds.",
+    )
 
 # %% [markdown]
 # ## Controls
@@ -594,9 +602,9 @@ glue(
 )
 glue(
     "model_switch",
-    f"Asked to name the entity, {name} turns from the donor to the target at layer "
-    f"{layer_of('name', name)} of {n_blocks[name]}; asked for a fact, at layer "
-    f"{layer_of('fact', name)}.",
+    f"Layer (of {n_blocks[name]}) at which {name} turns from the donor to the target: "
+    f"{layer_of('name', name)} when asked to name the entity, {layer_of('fact', name)} when asked "
+    "for a fact.",
 )
 
 # %% [markdown]

@@ -159,12 +159,12 @@ def measure(
     chosen = [(i % entities, (i + 1 + i // entities) % entities) for i in range(pairs)]
     prompt = Prompt("by_picture", QUESTION, True)
     probe = Engine(vlm, rows)
-    probe.logits(_rows(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
+    probe.logits(plan(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
     held = _held()
     with _Peak() as peak_engine:
         began = time.perf_counter()
         engine = Engine(vlm, rows)
-        planned = _rows(engine, work, prompt, pictures, chosen)
+        planned = plan(engine, work, prompt, pictures, chosen)
         fast = engine.logits(planned)
         _wait()
         engine_s = time.perf_counter() - began
@@ -207,14 +207,14 @@ def measure(
     )
 
 
-def _rows(
+def plan(
     engine: Engine,
     work: str,
     prompt: Prompt,
     pictures: Sequence[Image.Image],
     pairs: Sequence[tuple[int, int]],
 ) -> list[Row]:
-    """Record the pictures' prompts, and plan the work on them."""
+    """Record the pictures' prompts and return the interventions of one kind of work."""
     needed = sorted({i for pair in pairs for i in (pair if work == "cross-patch" else pair[:1])})
     made = {i: engine.record(prompt, pictures[i], whole=work == "freeze") for i in needed}
     rows: list[Row] = []

@@ -1,0 +1,57 @@
+"""The bench: all three ways do the same work and agree; speed itself is not tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from twohop_lib import bench, cli
+from twohop_lib.errors import TwohopError
+from twohop_lib.organisms import path
+from twohop_lib.runs.generate import load_vlm
+
+FIELDS = {
+    "engine_s",
+    "nnsight_s",
+    "hooks_s",
+    "ratio_nnsight",
+    "ratio_hooks",
+    "max_abs_diff",
+    "peak_mb_engine",
+    "peak_mb_nnsight",
+    "work",
+}
+
+
+@pytest.mark.parametrize("work", bench.WORKS)
+def test_all_three_ways_agree_on_an_organism(work):
+    timing = bench.measure(load_vlm(path("middle"), device="cpu"), work, 3, 4)
+    assert timing.work == work and timing.runs == timing.reference_runs == 4 * 8
+    assert timing.max_abs_diff <= timing.tolerance
+    assert timing.ratio_nnsight == pytest.approx(timing.nnsight_s / timing.engine_s)
+    assert min(timing.engine_s, timing.hooks_s, timing.nnsight_s) > 0
+
+
+def test_the_shaped_model_is_shaped_as_said_and_sees_its_pictures():
+    vlm = bench.llava_shaped(32, torch.float32, "cpu", n_blocks=4)
+    timing = bench.measure(vlm, "cross-patch", 2, 2, reference_runs=2)
+    assert (timing.n_blocks, timing.d_model, timing.image_tokens) == (4, 32, 576)
+    assert timing.runs == 8 and timing.reference_runs == 2
+    assert timing.max_abs_diff <= timing.tolerance
+    big = bench.llava_shaped(32, torch.float32, "cpu")
+    assert big.model.config.text_config.num_hidden_layers == 32
+
+
+def test_the_command_prints_json_and_refuses_unknown_work():
+    run = CliRunner().invoke(
+        cli.app,
+        "bench --vlm late --entities 2 --pairs 1 --sample 2 --json".split(),
+    )
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout[run.stdout.index("{") :])
+    assert set(found) >= FIELDS
+    with pytest.raises(TwohopError, match="did you mean 'freeze'"):
+        bench.measure(load_vlm(path("late"), device="cpu"), "freezing")

@@ -1,0 +1,322 @@
+"""Sweeps on an organism and on random weights: records, controls, resuming; depths and figures."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.zoo import build
+from twohop_lib import records, sweep_charts
+from twohop_lib.benchmark import sources
+from twohop_lib.errors import TwohopError
+from twohop_lib.explore import PatchExplorer
+from twohop_lib.interventions import sweeps
+from twohop_lib.interventions.engine import CrossPatch, Engine
+from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.pair import load_pair
+from twohop_lib.organisms import NAMES, STUDY, path
+from twohop_lib.organisms.study import SWEEP_COLUMNS
+from twohop_lib.readouts import depth
+from twohop_lib.runs.generate import load_llm, load_vlm
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
+    return made.select(split="test", wording="standard").some(8)
+
+
+@pytest.fixture(scope="module")
+def late():
+    return Engine(load_vlm(path("late"), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def crossed(late, world):
+    pairs = sweeps.pairs_for(late.owner, world, "identify", set(world.entities()), 2)
+    return pairs, sweeps.cross_patch(late, world, pairs, labels={"model": "late", "seed": 0})
+
+
+# --- what is asked ----------------------------------------------------------------------------
+
+
+def test_donors_can_be_told_apart_from_their_targets(late, world):
+    for task in ("identify", "fact"):
+        pairs = sweeps.pairs_for(late.owner, world, task, set(world.entities()), 2)
+        assert len(pairs) > 8
+        for pair in pairs:
+            assert pair.target.entity_id != pair.donor.entity_id
+            first = [
+                sweeps.first_token(
+                    late.owner, sweeps.prompt_of(q, task, True), sweeps.accepted(q, task)[0]
+                )
+                for q in (pair.target, pair.donor)
+            ]
+            assert first[0] != first[1]
+            if task == "fact":
+                assert pair.target.relation == pair.donor.relation
+                assert not set(pair.target.answers) & set(pair.donor.answers)
+    assert pairs == sweeps.pairs_for(late.owner, world, "fact", set(world.entities()), 2)
+
+
+def test_each_entity_is_asked_once_and_relations_go_round(world):
+    asked = sweeps.one_per_entity(world.questions)
+    assert [q.entity_id for q in asked] == list(world.entities())
+    assert len({q.relation for q in asked}) > 1
+
+
+def test_a_donor_of_another_type_is_drawn_where_there_is_one(late, world):
+    from dataclasses import replace
+
+    asked = sweeps.one_per_entity(world.questions)
+    mixed = [replace(q, noun="town") if i % 2 else q for i, q in enumerate(asked)]
+    pairs = sweeps.pick_pairs(late.owner, mixed, "identify", 2)
+    kinds = pd.Series([p.same_type for p in pairs]).groupby([p.target.entity for p in pairs])
+    assert (kinds.sum() == 1).mean() > 0.7
+
+
+# --- cross-patching ---------------------------------------------------------------------------
+
+
+def test_a_cross_patch_goes_from_the_donor_to_the_target(late, crossed):
+    pairs, frame = crossed
+    assert len(frame) == len(pairs) * (late.n + 1)
+    assert set(frame["path"]) == {"splice"}
+    ends = frame.set_index("layer")
+    assert set(ends.loc[0, "says"]) == {"donor"} and set(ends.loc[late.n, "says"]) == {"target"}
+    assert ends.loc[0, "calibrated"].to_numpy(float) == pytest.approx(1, abs=1e-4)
+    assert ends.loc[late.n, "calibrated"].to_numpy(float) == pytest.approx(0, abs=1e-4)
+    records.validate(frame)
+
+
+def test_a_sweep_is_stored_and_taken_up_again(late, world, crossed, tmp_path, monkeypatch):
+    pairs, whole = crossed
+    labels = {"model": "late", "seed": 0}
+    right, calls = Engine.answers, []
+
+    def dies(self, rows, length):
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return right(self, rows, length)
+
+    monkeypatch.setattr(Engine, "answers", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+    resumed = sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+    assert len(calls) == 3  # The first part was not run again.
+    pd.testing.assert_frame_equal(resumed, whole, check_dtype=False, atol=1e-5)
+    monkeypatch.setattr(Engine, "answers", lambda *_: pytest.fail("nothing is left to do"))
+    again = sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+    pd.testing.assert_frame_equal(again, resumed)
+
+
+def test_a_control_that_fails_stops_the_sweep(late, world, crossed, monkeypatch):
+    pairs, _ = crossed
+    monkeypatch.setattr(CrossPatch, "source", lambda row, block: row.target)
+    monkeypatch.setattr(Engine, "path", lambda *_: "splice")
+    with pytest.raises(sweeps.ControlFailed, match="layer 0 did not reproduce the donor"):
+        sweeps.cross_patch(late, world, pairs)
+    right = Engine.logits
+    monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
+    with pytest.raises(sweeps.ControlFailed, match="itself changed it"):
+        sweeps.cross_patch(late, world, pairs)
+
+
+def test_names_are_patched_in_the_backbone(world):
+    engine = Engine(load_llm(path("backbone"), device="cpu"))
+    for task in ("identify", "fact"):
+        pairs = sweeps.pairs_for(engine.owner, world, task, set(world.entities()), 3)
+        frame = sweeps.cross_patch(engine, world, pairs, task, by="name")
+        ends = frame.set_index("layer")
+        assert set(ends.loc[0, "says"]) == {"donor"}
+        assert set(ends.loc[engine.n, "says"]) == {"target"}
+        assert set(frame["condition"]) == {
+            {"identify": "llm_identify", "fact": "llm_by_name"}[task]
+        }
+
+
+def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
+    pairs, whole = crossed
+    parts = sweeps.part_patch(late, world, pairs[:2])
+    first = parts[parts["layer"] == 0].groupby("part")["says"].apply(list)
+    assert set(first.index) == {"last quarter", "the others"}
+    assert len(parts) == 2 * 2 * late.n
+
+
+# --- freezing and knockout --------------------------------------------------------------------
+
+
+def test_freezing_and_cutting_come_with_their_ends(late, world):
+    asked = sweeps.one_per_entity(world.questions)[:4]
+    frozen = sweeps.freeze(late, world, asked, until=sweeps.freeze_ends(late.n, 1.4))
+    assert sorted(frozen["until"].unique()) == [1, 5, 7]
+    assert frozen.loc[frozen["layer"] == frozen["until"], "unchanged"].all()
+    cut = sweeps.knockout(late, world, asked, modes=(("below", 0), ("above", 0), ("window", 3)))
+    nothing = cut[cut["start"] == cut["stop"]]
+    assert nothing["unchanged"].all() and nothing["correct"].all()
+    assert not cut[
+        (cut["edge"] == "question→image") & (cut["mode"] == "above") & (cut["start"] == 0)
+    ]["correct"].any()
+    assert len(cut) == 4 * 3 * (9 + 9 + 6)
+
+
+def test_unknown_edges_and_windows_are_refused(late, world):
+    asked = sweeps.one_per_entity(world.questions)[:1]
+    with pytest.raises(TwohopError, match="No edge is called 'image→last'"):
+        sweeps.knockout(late, world, asked, edges=["image→last"])
+    with pytest.raises(TwohopError, match="width from 1 to 8"):
+        sweeps.knockout(late, world, asked, modes=[("window", 9)])
+
+
+def test_cross_attention_is_swept_or_says_why_not(world):
+    engine = Engine(load_vlm(path("cross"), device="cpu"))
+    asked = sweeps.one_per_entity(world.questions)[:4]
+    pairs = sweeps.pairs_for(engine.owner, world, "identify", set(world.entities()), 1)[:4]
+    frame = sweeps.cross_patch(engine, world, pairs)
+    assert set(frame.loc[frame["layer"] == 0, "says"]) == {"donor"}
+    cut = sweeps.knockout(engine, world, asked, edges=["question→image"])
+    assert not cut.loc[(cut["mode"] == "above") & (cut["start"] == 0), "correct"].any()
+    with pytest.raises(UnsupportedSite, match="no positions in the stream"):
+        sweeps.freeze(engine, world, asked, until=[3])
+    with pytest.raises(UnsupportedSite, match="no positions to part"):
+        sweeps.part_patch(engine, world, pairs)
+
+
+@pytest.mark.parametrize("name", ["paligemma", "qwen2_vl"])
+def test_random_weights_are_swept_too(name, world, tmp_path):
+    made = build(name, tmp_path)
+    engine = Engine(load_pair(made.vlm, made.llm).vlm)
+    pairs = sweeps.pick_pairs(engine.owner, sweeps.one_per_entity(world.questions), "identify", 1)
+    frame = sweeps.cross_patch(engine, world, pairs[:2], length=3)
+    assert set(frame["path"]) == {"reference" if name == "paligemma" else "splice"}
+    asked = sweeps.one_per_entity(world.questions)[:2]
+    assert len(sweeps.freeze(engine, world, asked, until=[2], length=3)) == 2 * 3
+    assert len(sweeps.knockout(engine, world, asked, edges=["last→image"], length=3)) == 2 * 8
+
+
+def test_the_explorer_says_what_the_sweep_says(late, world, crossed):
+    pairs, frame = crossed
+    explorer = PatchExplorer(late, world, sweeps.one_per_entity(world.questions))
+    for layer in (0, 2, late.n):
+        row = frame[(frame["layer"] == layer)].iloc[0]
+        said = explorer.say(pairs[0].target, pairs[0].donor, layer, "identify")
+        assert said == (row["answer"], row["says"])
+    widget = explorer.widget()
+    target, donor, slider, task, said = widget.children
+    before = said.value
+    slider.value = 0
+    assert said.value != before or "donor" in said.value
+    task.value = "fact"
+    assert target.value.question_by_picture in said.value
+
+
+# --- depth ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1.3, 4.0, 6.6])
+def test_a_known_switch_is_found(at):
+    depths = np.arange(9.0)
+    assert depth.crossing(depths, 1 / (1 + np.exp(-(depths - at) / 0.6))) == pytest.approx(
+        at, abs=0.05
+    )
+
+
+def test_no_switch_is_claimed_where_there_is_none():
+    depths = np.arange(9.0)
+    assert np.isnan(depth.crossing(depths, np.full(9, 0.2)))
+    assert np.isnan(depth.crossing(depths, np.full(9, 0.8)))
+    assert np.isnan(depth.crossing(depths, np.linspace(0.45, 0.55, 9)))  # It hardly moves.
+    assert np.isnan(depth.crossing(depths, np.linspace(0.9, 0.1, 9)))  # The wrong way.
+
+
+def test_a_switch_comes_with_an_interval_over_entities(crossed):
+    _, frame = crossed
+    frame = frame.assign(depth=depth.undisturbed(frame), balance=depth.balance(frame))
+    found = depth.switches(frame, "balance", n_blocks={"late": 8})
+    row = found.iloc[0]
+    assert row["low"] <= row["switch"] <= row["high"] and row["n_entities"] == 8
+    assert row["relative"] == pytest.approx(row["switch"] / 8)
+    curve = depth.curve(frame.assign(own=frame["says"].eq("target")), "own")
+    assert list(curve["value"])[0] == 0 and list(curve["value"])[-1] == 1
+
+
+def test_depth_counts_the_blocks_that_read_the_picture():
+    def frame(**columns):
+        return pd.DataFrame({k: [v] for k, v in columns.items()})
+
+    cross = frame(experiment="cross-patch", layer=3, until=None)
+    assert depth.undisturbed(cross).tolist() == [3]
+    assert depth.undisturbed(frame(experiment="freeze", layer=3)).tolist() == [4]
+    assert depth.undisturbed(frame(experiment="knockout", mode="above", start=3)).tolist() == [3]
+    with pytest.raises(TwohopError, match="no single depth"):
+        depth.undisturbed(frame(experiment="cross-patch", layer=3, until=4))
+    with pytest.raises(TwohopError, match="one experiment at a time"):
+        depth.undisturbed(frame(experiment="knockout", mode="below", start=3))
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def test_figures_are_described_and_say_what_they_need(crossed):
+    _, frame = crossed
+    frame = frame.assign(depth=depth.undisturbed(frame), own=frame["says"].eq("target"))
+    frame["donor"] = frame["donor_id"]
+    curve = depth.curve(frame, "own")
+    made = [
+        sweep_charts.lines_by_layer(curve, "A finding", y_title="Share (%)", x="depth"),
+        sweep_charts.items_by_layer(frame, "Items"),
+        sweep_charts.explorer(frame, "Explore"),
+        sweep_charts.depths(
+            pd.DataFrame(
+                [{"model": "late", "experiment": "freeze", "switch": 2.0, "low": 1.0, "high": 3.0}]
+            ),
+            "Depths",
+        ),
+    ]
+    for chart in made:
+        spec = chart.to_dict()
+        assert len(spec["description"]) > 60 and isinstance(chart, alt.Chart | alt.LayerChart)
+    assert "late, by layer 0: 0 %" in made[0].to_dict()["description"]
+    with pytest.raises(TwohopError, match=r"needs the column\(s\) layer"):
+        sweep_charts.items_by_layer(frame.drop(columns="layer"), "Items")
+    with pytest.raises(TwohopError, match=r"Unknown value\(s\) nobody"):
+        sweep_charts.items_by_layer(frame.assign(says="nobody"), "Items")
+
+
+# --- the study's records ----------------------------------------------------------------------
+
+
+def test_the_studys_sweeps_are_of_every_world_and_agree_with_live_ones(late, world):
+    recorded = records.read_frame(STUDY / "sweeps.parquet")
+    assert list(recorded.columns) == SWEEP_COLUMNS
+    assert set(recorded["model"]) == set(NAMES) and set(recorded["seed"]) == {0, 1, 2}
+    crossed = recorded[recorded["experiment"] == "cross-patch"]
+    assert set(crossed.loc[(crossed["layer"] == 0) & (crossed["task"] == "identify"), "says"]) == {
+        "donor"
+    }
+    then = crossed[
+        (crossed["model"] == "late") & (crossed["seed"] == 0) & (crossed["task"] == "identify")
+    ]
+    some = then[then["entity_id"].isin(world.entities())]
+    by_id = {q.entity_id: q for q in sweeps.one_per_entity(world.questions)}
+    everyone = {q.entity_id: q for q in world.questions}
+    pairs = [
+        sweeps.Pair(by_id[t], everyone[d])
+        for t, d in some[["entity_id", "donor_id"]].drop_duplicates().itertuples(index=False)
+        if d in everyone
+    ]
+    assert pairs
+    live = sweeps.cross_patch(late, world, pairs)
+    both = live.merge(then, on=["entity_id", "donor_id", "layer"], suffixes=("", "_then"))
+    assert len(both) == len(live)
+    assert (both["answer"] == both["answer_then"]).mean() > 0.97
+
+
+def test_torch_is_left_as_it_was(late, crossed):
+    assert all("forward" not in block.__dict__ for block in late.blocks.blocks)
+    assert not any(block._forward_pre_hooks for block in late.blocks.blocks)
+    assert torch.is_grad_enabled()
