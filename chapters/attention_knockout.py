@@ -412,17 +412,19 @@ there = axis[axis["experiment"] != "cross-patch, fact"].dropna(
     subset=["switch"]
 )
 spread = there.groupby("model")["switch"].agg(["min", "max"])
-last = spread["max"].idxmax()
-show(
-    sweep_charts.depths(
-        axis,
-        f"Names are settled by block {spread['max'].max():.1f} ({last}) at the latest",
-    ),
-    "fig-axis",
-    "Blocks that have to read the picture undisturbed before half of the answers are the target's "
-    f"own, by experiment. {counted(above)}. Bars: 95 % intervals from resampling entities. "
-    "Experiments that do not turn, or do not apply, are left out.",
-)
+turned_somewhere = len(spread) > 0
+if turned_somewhere:
+    last = spread["max"].idxmax()
+    show(
+        sweep_charts.depths(
+            axis,
+            f"Names are settled by block {spread['max'].max():.1f} ({last}) at the latest",
+        ),
+        "fig-axis",
+        "Blocks that have to read the picture undisturbed before half of the answers are the "
+        f"target's own, by experiment. {counted(above)}. Bars: 95 % intervals from resampling "
+        "entities. Experiments that do not turn, or do not apply, are left out.",
+    )
 
 # %%
 axis.pivot(index="model", columns="experiment", values="switch").loc[
@@ -453,7 +455,9 @@ glue(
             [m for m in models if m in spread.index]
         ].iterrows()
     )
-    + " by experiment.",
+    + " by experiment."
+    if turned_somewhere
+    else "not to be had: no experiment turned.",
 )
 name = models[0]
 glue(

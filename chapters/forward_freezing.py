@@ -80,6 +80,7 @@ from nnsight import NNsight
 from twohop_lib import records, stats, sweep_charts
 from twohop_lib.interventions import sweeps
 from twohop_lib.interventions.engine import Engine
+from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.nb import glue, show
 from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import depth
@@ -241,10 +242,15 @@ if backbone is not None:
                 folder=work or None,
             )
         )
-measured = bool(swept)
-swept = pd.concat(swept, ignore_index=True) if measured else None
-kept = [*able.values(), swept] if measured else list(able.values())
-keep_records(pd.concat(kept), work, "forward_freezing", pairs)
+if not swept:
+    raise UnsupportedSite(
+        "This model shows pictures through cross-attention and has no text backbone to freeze "
+        "names in; leave this chapter out."
+    )
+swept = pd.concat(swept, ignore_index=True)
+keep_records(
+    pd.concat([*able.values(), swept]), work, "forward_freezing", pairs
+)
 
 # %% [markdown]
 # ## Results
@@ -389,7 +395,18 @@ for name in [m for m in models if m not in skipped]:
             | share.columns("facts by picture")
             | {"entities": share.n_entities, "facts": share.n_items}
         )
-groups = pd.DataFrame(rows_)
+groups = pd.DataFrame(
+    rows_,
+    columns=[
+        "model",
+        "identified",
+        "facts by picture",
+        "facts by picture_low",
+        "facts by picture_high",
+        "entities",
+        "facts",
+    ],
+)
 groups.style.hide(axis="index").format(
     "{:.1%}",
     subset=[c for c in groups if c.startswith("facts by")],

@@ -11,7 +11,7 @@ from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import engine as engines
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout
+from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout, Write
 from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.pair import load_pair
 from twohop_lib.organisms import path
@@ -132,6 +132,29 @@ def test_knockouts_are_those_of_whole_runs_and_of_nnsight(recorded):
             edge = (row.queries, row.keys, row.start, row.stop)
             traced = reference.knockout(engine.model, engine.blocks.path, a.inputs, *edge)
             assert (traced - wanted).abs().max() <= 1e-4
+
+
+def test_writes_are_those_of_whole_runs(recorded):
+    name, engine, a, b = recorded
+    own = [block for block in range(engine.n) if block not in engine.blocks.cross]
+    start, stop = a.span if a.span[1] else (2, 4)
+    places = [(stop - 1,), tuple(range(start, stop)), (a.n - 2, a.n - 1)]
+    rows, noops = [], []
+    for site in ("resid", "mlp", "attn"):
+        theirs, ours = (hooks.added(engine, x, site, own) for x in (b, a))
+        for positions in places:
+            for blocks in (own[:2], own[1:2], own[-1:]):
+                at = list(positions)
+                rows.append(Write(a, site, positions, {k: theirs[k][at] for k in blocks}))
+                noops.append(Write(a, site, positions, {k: ours[k][at] for k in blocks}))
+        rows.append(Write(a, site, places[0], {own[0]: theirs[own[0]][[stop - 1]]}, add=True))
+    slow = assert_same(engine, rows)
+    # Where the picture's own positions read each other both ways, or more of the picture is added
+    # above, a write within the picture is a whole run.
+    if name not in ("qwen3_vl", "gemma3"):
+        assert engine.path(rows[0]) == expected_way(name)
+    assert (slow - a.logits).abs().max() > 0.01
+    assert (engine.logits(noops) - a.logits).abs().max() < 1e-4
 
 
 def test_cut_off_from_the_picture_everywhere_another_picture_changes_nothing(recorded):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.recording import Recording, between, extended, record
-from twohop_lib.models.blocks import Blocks, UnsupportedSite, stream_out
+from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked, stream_out
 from twohop_lib.models.roles import ImageSite, token_roles
 from twohop_lib.prompts import Prompt, render
 from twohop_lib.runs.generate import Llm, Vlm, decoded, encode, stop_ids
@@ -37,6 +37,8 @@ PICTURES = 256
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 Way = Literal["splice", "reference"]
+#: Where a write goes: over the stream that enters a block, or over what its parts add.
+Site = Literal["resid", "mlp", "attn"]
 
 
 # --- what can be done -------------------------------------------------------------------------
@@ -116,7 +118,39 @@ class Freeze:
         return self.target
 
 
-Row = CrossPatch | Knockout | Freeze
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Vectors written over a part of the stream, or over what an MLP or attention adds to it.
+
+    ``values[b]`` ``[len(positions), d_model]`` takes the place of ``resid[b]`` (site "resid"),
+    ``mlp_out[b]`` or ``attn_out[b]`` at ``positions``; with ``add`` it is added to it.
+    """
+
+    target: Recording
+    site: Site
+    positions: tuple[int, ...]
+    values: Mapping[int, Tensor]
+    add: bool = False
+
+    @property
+    def enters(self) -> int:
+        return min(self.values, default=len(self.target.keys))
+
+    @property
+    def since(self) -> int:
+        return min(self.positions)
+
+    def source(self, block: int) -> Recording:
+        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
+        return self.target
+
+    def onto(self, x: Tensor, block: int, at: Sequence[int]) -> None:
+        """Write into ``x`` ``[pos, d_model]``, whose row ``at[i]`` is position i of the write."""
+        value = self.values[block].to(x.device, x.dtype)
+        x[list(at)] = x[list(at)] + value if self.add else value
+
+
+Row = CrossPatch | Knockout | Freeze | Write
 
 
 class _Splice:
@@ -231,7 +265,8 @@ class Engine:
 
         Decided once for each layout of positions, by running one row both ways.
         """
-        key = f"{type(row).__name__} {row.target.positions}"
+        place = f"{row.site} {row.since}" if isinstance(row, Write) else ""
+        key = f"{type(row).__name__} {place} {row.target.positions}"
         if key not in self._exact:
             exact = bool(self._causal) and self._agrees(row)
             self._exact[key] = "splice" if exact else "reference"
@@ -415,15 +450,50 @@ class Engine:
         they are others. Returns what leaves the block, and its own keys and values.
         """
         call = self.call(b, rows, lo, hi)
+        stream = self._written(b, stream, rows, lo)
         if b in self.blocks.cross:
             out = stream_out(self.blocks.blocks[b](stream, **call))
             return _past_cross(b, stream, out, rows, lo), None
         read = lo if between is None else lo - between[0].shape[2]
         cache = _Splice(*_joined(self._kept(b, rows, read), between))
-        out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
+        with hooked(after=self._parts_written(b, rows, lo)):
+            out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
         if cache.own is None:
             raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
         return out, cache.own
+
+    def _written(self, b: int, stream: Tensor, rows: Sequence[Row], lo: int) -> Tensor:
+        """The stream entering block b, with what rows write over it."""
+        writes = [isinstance(r, Write) and r.site == "resid" and b in r.values for r in rows]
+        if any(writes):
+            stream = stream.clone()
+            for i, row in enumerate(rows):
+                if writes[i]:
+                    row.onto(stream[i], b, [p - lo for p in row.positions])
+        return stream
+
+    def _parts_written(self, b: int, rows: Sequence[Row], lo: int) -> dict[Any, Any]:
+        """Hooks that write over what block b's MLP and attention add, row by row."""
+        found = {}
+        for site in ("mlp", "attn"):
+            at = [
+                i
+                for i, r in enumerate(rows)
+                if isinstance(r, Write) and r.site == site and b in r.values
+            ]
+            if not at:
+                continue
+
+            def write(x: Tensor, at: list[int] = at) -> Tensor:
+                # Mixtures of experts hand their tokens back as one row.
+                y = x.clone().reshape(len(rows), -1, x.shape[-1])
+                for i in at:
+                    rows[i].onto(y[i], b, [p - lo for p in rows[i].positions])
+                return y.reshape(x.shape)
+
+            part = self.blocks.mlp(b) if site == "mlp" else self.blocks.attn(b)
+            found[part] = write
+        return found
 
     def call(self, b: int, rows: Sequence[Row], lo: int, hi: int) -> dict[str, Any]:
         """What the model called block b with, for the positions [lo, hi)."""
@@ -575,6 +645,8 @@ def _telling(row: Row, n_blocks: int) -> Row:
         return replace(row, layer=middle, until=None)
     if isinstance(row, Freeze):
         return replace(row, layer=row.until // 2)
+    if isinstance(row, Write):
+        return row
     return replace(row, start=middle, stop=n_blocks)
 
 
@@ -583,6 +655,14 @@ def _check(row: Row, n_blocks: int) -> None:
     if isinstance(row, Knockout):
         if not 0 <= row.start <= row.stop <= n_blocks:
             raise TwohopError(f"Blocks [{row.start}, {row.stop}) are not among the {n_blocks}.")
+        return
+    if isinstance(row, Write):
+        if not row.positions or max(row.positions) >= row.target.n or min(row.positions) < 0:
+            raise TwohopError("A write needs positions within the prompt.")
+        if any(not 0 <= b < n_blocks for b in row.values):
+            raise TwohopError(f"A write names a block that is not among the {n_blocks}.")
+        if row.target.first > row.since:
+            raise TwohopError("Writing there needs the stream there; record it with whole=True.")
         return
     if isinstance(row, Freeze):
         if not 0 <= row.layer <= row.until < n_blocks:

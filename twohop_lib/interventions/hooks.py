@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from twohop_lib.interventions.engine import CrossPatch, Freeze, Knockout, Row
+from twohop_lib.interventions.engine import CrossPatch, Freeze, Knockout, Row, Write
 from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out, with_stream_out
 from twohop_lib.models.check import keys_and_values
 from twohop_lib.runs.generate import GREEDY, decoded, stop_ids
 
 if TYPE_CHECKING:
-    from twohop_lib.interventions.engine import Engine
+    from twohop_lib.interventions.engine import Engine, Site
     from twohop_lib.interventions.recording import Recording
 
 Edit = Callable[[Tensor], Tensor | None]
@@ -56,6 +56,10 @@ def edited(engine: Engine, row: Row, positions: Sequence[int] | None = None) -> 
     """Put an intervention on the model; runs of the target's prompt are under it meanwhile."""
     if isinstance(row, Knockout):
         with _knocked_out(engine, row):
+            yield
+        return
+    if isinstance(row, Write):
+        with _written(engine, row):
             yield
         return
     cross = engine.site is not None and engine.site.kind == "cross-attention"
@@ -99,6 +103,28 @@ def _writes(
         return edit
 
     return {blocks[b]: write(value) for b, value in values.items() if b < engine.n}
+
+
+@contextlib.contextmanager
+def _written(engine: Engine, row: Write) -> Iterator[None]:
+    def write(block: int) -> Edit:
+        def edit(x: Tensor) -> Tensor | None:
+            y = x.clone().reshape(-1, x.shape[-1])  # A batch of one.
+            if len(y) <= max(row.positions):
+                return None  # A later token of an answer.
+            row.onto(y, block, row.positions)
+            return y.reshape(x.shape)
+
+        return edit
+
+    blocks = engine.blocks
+    if row.site == "resid":
+        with hooked(before={blocks.blocks[b]: write(b) for b in row.values}):
+            yield
+        return
+    part = blocks.mlp if row.site == "mlp" else blocks.attn
+    with hooked(after={part(b): write(b) for b in row.values}):
+        yield
 
 
 @torch.inference_mode()
@@ -180,3 +206,27 @@ def _knocked_out(engine: Engine, row: Knockout) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.inference_mode()
+def added(
+    engine: Engine, recording: Recording, site: Site, layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """Return ``resid``, ``mlp_out`` or ``attn_out`` of an undisturbed run, ``[n, d_model]`` each.
+
+    Raises UnsupportedSite if a block is no sum of its parts.
+    """
+    found: dict[int, Tensor] = {}
+    blocks = engine.blocks
+
+    def keep(layer: int) -> Edit:
+        return lambda x: found.update({layer: x.clone().reshape(-1, x.shape[-1])[: recording.n]})
+
+    if site == "resid":
+        watch = {"before": {blocks.blocks[b]: keep(b) for b in layers if b < blocks.n}}
+    else:
+        part = blocks.mlp if site == "mlp" else blocks.attn
+        watch = {"after": {part(b): keep(b) for b in layers}}
+    with hooked(**watch):
+        engine.model(**recording.inputs, use_cache=False)
+    return found

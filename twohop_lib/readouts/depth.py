@@ -136,4 +136,5 @@ def switches(
                 None if row["switch"] is None else row["switch"] / n_blocks[row["model"]]
             )
         rows.append(row)
-    return pd.DataFrame(rows)
+    columns = [*by, "switch", "low", "high", "n_items", "n_entities"]
+    return pd.DataFrame(rows, columns=[*columns, *(["relative"] if n_blocks else [])])
