@@ -287,6 +287,17 @@ def test_figures_are_described_and_say_what_they_need(crossed):
         sweep_charts.items_by_layer(frame.assign(says="nobody"), "Items")
 
 
+def test_a_figure_bears_any_answer(crossed):
+    from twohop_lib import charts
+
+    _, frame = crossed
+    odd = frame.assign(donor=frame["donor_id"], answer="\x18\x00<b>\ud7ff" + "long " * 20)
+    svg = charts.at_width(sweep_charts.explorer(odd, "Explore"), 400).to_dict()
+    import vl_convert
+
+    assert "<svg" in vl_convert.vegalite_to_svg(svg)
+
+
 # --- the study's records ----------------------------------------------------------------------
 
 

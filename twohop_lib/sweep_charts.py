@@ -45,7 +45,13 @@ EDGE_DASHES: dict[str, list[int]] = {
     "last→image": [8, 3],
     "last→question": [2, 2],
 }
-#: Extra lines (a text backbone, a second task) beside the models' own.
+OUTCOME_COLOURS = {"answered": "#009E73", "missed": "#D55E00"}
+OUTCOME_DASHES: dict[str, list[int]] = {"answered": [1, 0], "missed": [8, 3]}
+#: States of different depth, from the lowest up.
+STATE_COLOURS = ("#56B4E9", "#0072B2", "#000000")
+STATE_DASHES: tuple[list[int], ...] = ([2, 2], [1, 0], [8, 3])
+#: Characters of an answer that a figure shows.
+LONGEST = 40
 _X_TITLE = "Layer"
 
 
@@ -186,6 +192,121 @@ def depths(
     )
 
 
+def by_method(frame: pd.DataFrame, order: Sequence[str], title: str) -> AnyChart:
+    """Draw a share for each method, one point a model, with intervals.
+
+    Columns ``model, method, value, low, high``; methods in ``order``, others left out.
+    """
+    rows = _clean(frame, ["model", "method", "value", "low", "high"])
+    rows["model"] = rows["model"].map(lambda name: str(name).rsplit("/", 1)[-1])
+    rows = rows[rows["method"].isin(order)].dropna(subset=["value"])
+    if rows.empty:
+        raise TwohopError("The figure was given no rows; there is nothing to draw.")
+    methods = [m for m in order if m in set(rows["method"])]
+    models = charts._order(rows["model"], charts.MODEL_COLOURS)
+    colours = charts._styles(models, charts.MODEL_COLOURS, charts.OTHER_COLOURS)
+    shapes = charts._styles(models, charts.MODEL_SHAPES, charts.OTHER_SHAPES)
+    base = alt.Chart(rows).encode(
+        y=alt.Y("method:N", sort=methods, title=None, axis=alt.Axis(labelLimit=220)),
+        yOffset=alt.YOffset("model:N", sort=models, scale=alt.Scale(padding=0.4)),
+        color=charts._colour("model", models, colours, legend=charts._legend(models, (2, 5))),
+    )
+    axis = alt.X("value:Q", title="Share (%)", axis=charts._percent(), scale=charts._share())
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="Share (%)", scale=charts._share()), x2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        x=axis,
+        shape=alt.Shape("model:N", legend=None, **charts._scaled(models, shapes)),
+        tooltip=["model:N", "method:N", *charts._interval_tips("value", ".0%")],
+    )
+    said = "; ".join(
+        f"{row['method']}, {row['model']}: {100 * row['value']:.0f} %" for _, row in rows.iterrows()
+    )
+    return charts._finish(
+        alt.layer(bars, points),
+        title,
+        f"Share by method, with intervals. {said}.",
+        step=14 * len(models) + 12,
+        step_for="position",
+    )
+
+
+def component_map(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw each component's share of attribution: blocks across, components and roles down.
+
+    Columns ``component, role, block, share``.
+    """
+    rows = _clean(frame, ["component", "role", "block", "share"])
+    rows["share"] = rows["share"].astype(float).round(5)
+    rows["place"] = rows["component"] + " at " + rows["role"].replace({"entity": "name"})
+    order = [f"{c} at {r}" for r in ("name", "question", "last") for c in ("mlp", "attn")]
+    chart = (
+        alt.Chart(rows)
+        .mark_rect(stroke="#FFFFFF")
+        .encode(
+            x=alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("place:N", sort=order, title=None),
+            color=alt.Color(
+                "share:Q",
+                title="Share of positive scores",
+                scale=alt.Scale(scheme="blues"),
+                legend=alt.Legend(orient="bottom", format=".0%"),
+            ),
+            tooltip=["place:N", "block:O", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    largest = rows.sort_values("share", ascending=False).head(5)
+    said = "; ".join(
+        f"{r['place']}, block {r['block']}: {100 * r['share']:.0f} %" for _, r in largest.iterrows()
+    )
+    return charts._finish(chart, title, f"Attribution by block and place. {said}.", step=26)
+
+
+def predicted_measured(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw measured against predicted shares, one point a model, with the line of equality.
+
+    Columns ``model, seed, predicted, measured``.
+    """
+    rows = _clean(frame, ["model", "seed", "predicted", "measured"])
+    rows["model"] = rows["model"].map(lambda name: str(name).rsplit("/", 1)[-1])
+    for column in ("predicted", "measured"):
+        rows[column] = rows[column].astype(float).round(5)
+    models = charts._order(rows["model"], charts.MODEL_COLOURS)
+    shapes = charts._styles(models, charts.MODEL_SHAPES, charts.OTHER_SHAPES)
+    scale = charts._share()
+    x = alt.X("predicted:Q", title="Predicted (%)", axis=charts._percent(), scale=scale)
+    y = alt.Y("measured:Q", title="Measured (%)", axis=charts._percent(), scale=scale)
+    line = (
+        alt.Chart(pd.DataFrame({"predicted": [0, 1], "measured": [0, 1]}))
+        .mark_line(color="#888888", strokeDash=[4, 3], strokeWidth=1.5)
+        .encode(x=x, y=y)
+    )
+    legend = charts._legend(models, (2, 4))
+    points = (
+        alt.Chart(rows)
+        .mark_point(filled=True, size=90, opacity=0.9)
+        .encode(
+            x=x,
+            y=y,
+            color=charts._colour(
+                "model",
+                models,
+                charts._styles(models, charts.MODEL_COLOURS, charts.OTHER_COLOURS),
+                legend=legend,
+            ),
+            shape=alt.Shape("model:N", legend=legend, title=None, **charts._scaled(models, shapes)),
+            tooltip=["model:N", "seed:N", "predicted:Q", "measured:Q"],
+        )
+    )
+    said = "; ".join(
+        f"{r['model']}, seed {r['seed']}: predicted {100 * r['predicted']:.0f} %, measured "
+        f"{100 * r['measured']:.0f} %"
+        for _, r in rows.iterrows()
+    )
+    return charts._finish(alt.layer(line, points), title, f"{said}.", height=320)
+
+
 def explorer(frame: pd.DataFrame, title: str) -> AnyChart:
     """Draw the answers of one pair at every layer; two menus choose target and donor.
 
@@ -242,10 +363,19 @@ def _clean(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     if frame.empty:
         raise TwohopError("The figure was given no rows; there is nothing to draw.")
     rows = frame[list(columns)].copy().reset_index(drop=True)
+    for column in ("entity", "donor", "answer"):
+        if column in rows:
+            rows[column] = rows[column].map(_drawable)
     for column in ("value", "low", "high", "switch"):
         if column in rows:
             rows[column] = pd.to_numeric(rows[column]).astype(float).round(5)
     return rows
+
+
+def _drawable(text: str) -> str:
+    """A text as a figure can hold it: answers may contain any character, and be long."""
+    shown = "".join(c if c.isprintable() else "·" for c in str(text))
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
 def _known(values: pd.Series, known: Mapping[str, Any]) -> None:

@@ -205,8 +205,8 @@ def cross_patch(
         ]
 
     what = {"experiment": "cross-patch", "task": task, "by": by, "bands": chosen, "length": length}
-    groups = _together(pairs, lambda pair: pair.target.question_id)
-    return _stored(engine, benchmark, groups, work, what, labels, folder)
+    groups = together(pairs, lambda pair: pair.target.question_id)
+    return stored(engine, benchmark, groups, work, what, labels, folder)
 
 
 def _patched(
@@ -313,8 +313,8 @@ def freeze(
         ]
 
     what = {"experiment": "freeze", "task": task, "by": by, "until": ends, "length": length}
-    groups = _together(questions, lambda q: q.question_id)
-    return _stored(engine, benchmark, groups, work, what, labels, folder)
+    groups = together(questions, lambda q: q.question_id)
+    return stored(engine, benchmark, groups, work, what, labels, folder)
 
 
 # --- knockout ---------------------------------------------------------------------------------
@@ -384,8 +384,8 @@ def knockout(
         ]
 
     what = {"experiment": "knockout", "task": task, "edges": list(edges), "windows": spans}
-    groups = _together(questions, lambda q: q.question_id)
-    return _stored(engine, benchmark, groups, work, what | {"length": length}, labels, folder)
+    groups = together(questions, lambda q: q.question_id)
+    return stored(engine, benchmark, groups, work, what | {"length": length}, labels, folder)
 
 
 def edge_positions(target: Recording, edge: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -464,7 +464,7 @@ def _record(question: Question, task: Task, by: str, said: str) -> dict[str, Any
     return {k: v for k, v in row.items() if k not in ("named", "named_right")}
 
 
-def _together(items: Iterable[Any], key: Callable[[Any], str]) -> list[list[Any]]:
+def together(items: Iterable[Any], key: Callable[[Any], str]) -> list[list[Any]]:
     """Items in parts that are run, and stored, at once: those of one target stay together."""
     by: dict[str, list[Any]] = {}
     for item in items:
@@ -482,12 +482,14 @@ MODULES = (
     "interventions/engine.py",
     "interventions/hooks.py",
     "interventions/sweeps.py",
+    "interventions/recall.py",
+    "interventions/attribution.py",
     "models/roles.py",
     "models/blocks.py",
 )
 
 
-def _stored(
+def stored(
     engine: Engine,
     benchmark: Benchmark,
     parts: list[list[Any]],
@@ -495,12 +497,18 @@ def _stored(
     what: dict[str, Any],
     labels: dict[str, Any] | None,
     folder: str | Path | None,
+    others: dict[str, Engine] | None = None,
 ) -> pd.DataFrame:
-    """Run the parts, each stored as it is done; returns all their rows."""
+    """Run the parts, each stored as it is done; returns all their rows.
+
+    ``others`` are further models that the work uses.
+    """
     labels = {"model": engine.owner.name, "seed": benchmark.seed} | (labels or {})
     key: dict[str, Any] = {}
     if folder is not None:
-        weights = store.model_key(engine.owner)
+        weights: Any = store.model_key(engine.owner)
+        if others:
+            weights = [weights, {k: store.model_key(e.owner) for k, e in others.items()}]
         code = store.code_key((*store.MODULES, *MODULES))
         key = {**what, **labels, **code, "weights": weights, "benchmark": benchmark.hash}
     frames = []
@@ -581,8 +589,8 @@ def part_patch(
         return rows
 
     what = {"experiment": "part-patch", "task": task, "by": "picture", "length": length}
-    groups = _together(pairs, lambda pair: pair.target.question_id)
-    return _stored(engine, benchmark, groups, work, what, labels, folder)
+    groups = together(pairs, lambda pair: pair.target.question_id)
+    return stored(engine, benchmark, groups, work, what, labels, folder)
 
 
 def _quarters(target: Recording) -> dict[str, list[int]]:

@@ -22,6 +22,23 @@ from twohop_lib.runs.generate import load_llm, load_vlm
 SPLIT = "test"
 #: Test houses that the sweeps are run on, and donors for each.
 SWEPT, DONORS = 48, 2
+#: What is kept of the records of recall.
+RECALL_COLUMNS = [
+    "model",
+    "seed",
+    "experiment",
+    "entity_id",
+    "donor_id",
+    "question_id",
+    "method",
+    "arm",
+    "state",
+    "layer",
+    "answer",
+    "correct",
+    "follows",
+    "found",
+]
 #: What is kept of the sweeps' records.
 SWEEP_COLUMNS = [
     "model",
@@ -111,6 +128,39 @@ def sweep(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFr
     return pd.concat(frames, ignore_index=True).reindex(columns=SWEEP_COLUMNS)
 
 
+def recalls(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFrame:
+    """Records of recall and its repair: MLP patching and name-likeness, or the deadline.
+
+    MLP patching and the deadline on :data:`SWEPT` test houses, one donor each; name-likeness on
+    all houses of the world, half of them to fit on.
+    """
+    from twohop_lib.interventions import recall, sweeps
+    from twohop_lib.interventions.engine import Engine
+    from twohop_lib.readouts import probes
+
+    standard = benchmark.select(wording="standard")
+    chosen = standard.select(split=SPLIT).some(SWEPT)
+    backbone = Engine(load_llm(folder / "backbone"))
+    everyone = set(chosen.entities())
+    pairs = sweeps.pairs_for(backbone.owner, chosen, "fact", everyone, 1)
+    labels = {"model": name, "seed": seed}
+    if name == "backbone":
+        states = sorted({1, max(2, backbone.n // 4), 3})
+        frames = [recall.deadline(backbone, chosen, pairs, states, labels)]
+        return pd.concat(frames).reindex(columns=RECALL_COLUMNS)
+    engine = Engine(load_vlm(folder / name))
+    houses = sweeps.one_per_entity(standard.questions)
+    images = probes.image_states(engine, standard, houses)["image"][:, 0]
+    names = probes.name_states(backbone, houses)[:, max(2, backbone.n // 4)]
+    _, test = probes.halves(len(houses))
+    own = [*recall.own_blocks(engine), engine.n]
+    found = probes.name_likeness(images[:, own], names)
+    likeness = probes.tidy(found, [houses[i].entity_id for i in test])
+    frames = [likeness.assign(experiment="name-likeness", **labels)]
+    frames.append(recall.mlp_patch(engine, backbone, chosen, pairs, labels=labels))
+    return pd.concat(frames, ignore_index=True).reindex(columns=RECALL_COLUMNS)
+
+
 def make_card(name: str, seed: int, folder: Path, answers: pd.DataFrame) -> cards.Card:
     """The card of one organism from its answer records (standard wording)."""
     standard = answers[answers.wording == "standard"]
@@ -164,6 +214,21 @@ def run_study(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
     )
     pd.concat(training, ignore_index=True).to_parquet(out / "training.parquet", index=False)
     run_sweeps(cache, out, seeds)
+    run_recalls(cache, out, seeds)
+
+
+def run_recalls(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:
+    """Measure recall in every organism of every world, and write ``recall.parquet``."""
+    made = []
+    for seed, name in tqdm([(s, n) for s in seeds for n in (*NAMES, *FURTHER)], desc="recall"):
+        with tempfile.TemporaryDirectory() as temporary:
+            benchmark = sources.build("heraldry", Path(temporary) / "heraldry", seed)
+            made.append(recalls(name, seed, cache / f"seed{seed}", benchmark))
+    records.write_frame(
+        pd.concat(made, ignore_index=True),
+        out / "recall.parquet",
+        {"command": COMMAND, "versions": records.versions()},
+    )
 
 
 def run_sweeps(cache: Path, out: Path, seeds: tuple[int, ...] = SEEDS) -> None:

@@ -1,0 +1,308 @@
+"""Attribution, MLP patching, back-patching, the recall deadline, probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.zoo import FAMILIES, build
+from twohop_lib import records, sweep_charts
+from twohop_lib.benchmark import sources
+from twohop_lib.errors import TwohopError
+from twohop_lib.interventions import attribution, hooks, recall, sweeps
+from twohop_lib.interventions.engine import Engine, Write
+from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.pair import load_pair
+from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
+from twohop_lib.organisms.study import RECALL_COLUMNS
+from twohop_lib.prompts import Prompt
+from twohop_lib.readouts import probes
+from twohop_lib.runs.generate import load_llm, load_vlm
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
+    return made.select(split="test", wording="standard").some(10)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Engine(load_llm(path("backbone"), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def pairs(backbone, world):
+    return sweeps.pairs_for(backbone.owner, world, "fact", set(world.entities()), 1)
+
+
+@pytest.fixture(scope="module")
+def contrast(backbone, pairs):
+    for pair in pairs:
+        clean = recall.named_recording(backbone, pair.target)
+        corrupt = recall.named_recording(backbone, pair.target, pair.donor)
+        if clean.n == corrupt.n:
+            prompt = sweeps.prompt_of(pair.target, "fact", False)
+            first = [
+                sweeps.first_token(backbone.owner, prompt, q.answers[0])
+                for q in (pair.target, pair.donor)
+            ]
+            return attribution.Contrast(clean, corrupt, *first)
+    raise AssertionError("no pair of names with as many tokens")
+
+
+# --- attribution ------------------------------------------------------------------------------
+
+
+def test_attribution_lies_in_early_mlps_at_the_name_and_in_attention_at_the_end(backbone, contrast):
+    table = attribution.by_role(backbone, contrast, attribution.scores(backbone, contrast))
+    total = table.groupby(["component", "role"])["score"].sum()
+    assert total["mlp", "entity"] > 3 * total["mlp", "question"]
+    at_name = table[(table["component"] == "mlp") & (table["role"] == "entity")]
+    assert at_name.loc[at_name["block"] < 4, "score"].sum() > 0.9 * at_name["score"].sum()
+    assert total["attn", "last"] > 3 * abs(total["attn", "question"])
+
+
+def test_attribution_is_the_slope_of_true_patching(backbone, contrast):
+    last = contrast.corrupt.roles.entity[-1]
+    for place in (("mlp", 1, last), ("attn", 3, contrast.corrupt.n - 1), ("mlp", 0, last)):
+        gradient, stepped = attribution.finite_difference(backbone, contrast, place)
+        assert gradient == pytest.approx(stepped, rel=0.02, abs=1e-3)
+
+
+def test_attribution_goes_with_true_patching(backbone, contrast):
+    table = attribution.scores(backbone, contrast)
+    places = [
+        (kind, b, at)
+        for kind in attribution.COMPONENTS
+        for b in range(backbone.n)
+        for at in (contrast.corrupt.roles.entity[-1], contrast.corrupt.n - 1)
+    ]
+    true = attribution.true_effects(backbone, contrast, places)
+    estimated = [table[k][b, at].item() for k, b, at in places]
+    assert np.corrcoef(true, estimated)[0, 1] > 0.7
+    integrated = attribution.scores(backbone, contrast, integrated=True)
+    assert integrated["mlp"].shape == table["mlp"].shape
+    assert not torch.allclose(integrated["mlp"], table["mlp"])
+
+
+def test_the_sign_says_that_clean_outputs_restore(backbone, contrast):
+    base = contrast.metric(contrast.corrupt.logits)
+    assert contrast.metric(contrast.clean.logits) > 0 > base
+    table = attribution.scores(backbone, contrast)
+    assert table["mlp"][:3].sum() > 0
+
+
+def test_attribution_leaves_the_model_as_it_was(backbone, contrast):
+    attribution.scores(backbone, contrast)
+    assert all(p.grad is None for p in backbone.model.parameters())
+    assert all(p.requires_grad for p in backbone.model.parameters())
+    same = attribution.Contrast(contrast.clean, contrast.clean, contrast.right, contrast.wrong)
+    assert attribution.scores(backbone, same)["mlp"].abs().max() == 0
+
+
+# --- MLP patching -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["late", "cross"])
+def test_the_backbones_mlp_outputs_bring_the_fact_back(name, backbone, world, pairs):
+    engine = Engine(load_vlm(path(name), device="cpu"))
+    frame = recall.mlp_patch(engine, backbone, world, pairs)
+    share = frame.groupby("method")["correct"].mean()
+    follows = frame.groupby("method")["follows"].value_counts(normalize=True).unstack(fill_value=0)
+    assert share["heuristic"] > share["unpatched"] + 0.3
+    assert follows.loc["wrong entity", "donor"] > 0.6 > 0.2 > share["wrong entity"]
+    assert abs(share["late blocks"] - share["unpatched"]) < 0.2
+    methods = {*recall.SPANS, *recall.CONTROLS, "unpatched"}
+    assert set(frame["method"]) == methods and len(frame) == len(pairs) * len(methods)
+    again = recall.mlp_patch(engine, backbone, world, pairs)
+    pd.testing.assert_frame_equal(frame, again)
+
+
+def test_a_backbone_of_another_shape_is_refused(backbone, world, pairs, tmp_path):
+    made = build("llava", tmp_path)
+    engine = Engine(load_pair(made.vlm, made.llm).vlm)
+    with pytest.raises(TwohopError, match="patching needs the same of both"):
+        recall.mlp_patch(engine, backbone, world, pairs)
+
+
+def test_a_control_that_fails_stops_the_patching(backbone, world, pairs, monkeypatch):
+    engine = Engine(load_vlm(path("late"), device="cpu"))
+    right = Engine.logits
+    monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
+    with pytest.raises(sweeps.ControlFailed, match="own MLP outputs back"):
+        recall.mlp_patch(engine, backbone, world, pairs[:1])
+
+
+def test_rows_are_aligned_at_their_ends():
+    value = torch.arange(6.0).reshape(3, 2)
+    assert torch.equal(recall._fitted(value, 2, False), value[1:])
+    assert torch.equal(recall._fitted(value, 3, False), value)
+    assert torch.equal(recall._fitted(value, 5, False)[-3:], value)
+    assert torch.equal(recall._fitted(value, 4, True), value[-1:].expand(4, -1))
+
+
+def test_the_window_with_the_most_is_taken():
+    scores = torch.tensor([0.0, 5.0, 1.0, 4.0, 4.0])
+    assert recall.window((10, 11, 12, 13, 14), scores, 2) == (13, 14)
+    assert recall.window((10, 11), scores[:2], 5) == (10, 11)
+
+
+def test_back_patching_with_itself_changes_nothing(world, pairs):
+    engine = Engine(load_vlm(path("middle"), device="cpu"))
+    frame = recall.back_patch(engine, world, [p.target for p in pairs[:3]], [(3, 1)])
+    assert sorted(set(zip(frame["source"], frame["layer"], strict=True))) == [(0, 0), (3, 1)]
+    plain = [
+        engine.answers([Write(r, "resid", (r.n - 1,), {})], 8)[1][0]
+        for r in (
+            sweeps.Recorder(engine, world, "fact", True, 8, True)(p.target) for p in pairs[:3]
+        )
+    ]
+    assert frame.loc[frame["source"] == 0, "answer"].tolist() == plain
+
+
+# --- the deadline -----------------------------------------------------------------------------
+
+
+def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, world, pairs):
+    frame = recall.deadline(backbone, world, pairs, states=(2,))
+    entity = frame[frame["arm"] == "entity"].groupby("layer")["correct"].mean()
+    assert entity.iloc[0] > 0.8 and entity.iloc[-1] < 0.3
+    assert (entity.diff().dropna() <= 0.11).all()  # One of ten entities may differ.
+    wrong = frame[(frame["arm"] == "wrong entity") & (frame["layer"] == 2)]
+    assert wrong["follows"].eq("donor").mean() > 0.8
+    assert frame.loc[frame["arm"] == "nothing", "correct"].mean() < 0.3
+
+
+def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
+    right = hooks.added
+    monkeypatch.setattr(hooks, "added", lambda *a: {k: v.roll(1, 0) for k, v in right(*a).items()})
+    with pytest.raises(sweeps.ControlFailed, match="written where it comes from"):
+        recall.deadline(backbone, world, pairs[:1])
+
+
+# --- probes -----------------------------------------------------------------------------------
+
+
+def test_name_likeness_finds_a_linear_map_and_nothing_else():
+    rng = np.random.default_rng(0)
+    names = rng.normal(size=(80, 16)).astype("float32")
+    images = np.stack(
+        [rng.normal(size=(80, 16)), names @ rng.normal(size=(16, 16))], axis=1
+    ).astype("float32")
+    found = probes.name_likeness(images, names).mean(0)
+    assert found[0] < 0.15 and found[1] > 0.9
+    assert probes.name_likeness(images, names, shuffled=True).mean(0).max() < 0.2
+    with pytest.raises(TwohopError, match="needs some entities"):
+        probes.name_likeness(images[:4], names[:4])
+
+
+def test_the_entity_probe_generalises_over_views_and_not_over_shuffled_labels():
+    rng = np.random.default_rng(1)
+    centre = rng.normal(size=(12, 1, 1, 16))
+    states = (centre + 0.1 * rng.normal(size=(12, 5, 2, 16))).astype("float32")
+    assert probes.entity_probe(states, (3, 4)).mean() > 0.95
+    assert probes.entity_probe(states, (3, 4), shuffled=True).mean() < 0.5
+    tidy = probes.tidy(probes.entity_probe(states, (3, 4)), [str(i) for i in range(12)])
+    assert len(tidy) == 12 * 2 * 2 and tidy["entity_id"].nunique() == 12
+
+
+def test_a_fact_is_read_off_where_it_is_carried():
+    rng = np.random.default_rng(2)
+    answers = [str(i % 4) for i in range(80)]
+    carried = np.eye(4)[[i % 4 for i in range(80)]] + 0.1 * rng.normal(size=(80, 4))
+    assert probes.fact_probe(carried, answers).mean() > 0.95
+    assert probes.fact_probe(rng.normal(size=(80, 4)), answers).mean() < 0.5
+
+
+def test_the_lens_at_the_top_is_the_models_output(world):
+    engine = Engine(load_vlm(path("early"), device="cpu"))
+    asked = sweeps.one_per_entity(world.questions)[:3]
+    lens = probes.logit_lens(engine, world, asked)
+    top = lens[lens["layer"] == engine.n]
+    for question, row in zip(asked, top.itertuples(), strict=True):
+        prompt = sweeps.prompt_of(question, "fact", True)
+        made = engine.record(prompt, world.image(question).convert("RGB"))
+        assert row.emitted == pytest.approx(made.logits.softmax(-1).max().item(), abs=1e-4)
+
+
+# --- over the zoo -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_operation_runs_on_every_family_or_says_why_not(family, world, tmp_path):
+    made = build(family, tmp_path)
+    pair = load_pair(made.vlm, made.llm)
+    engine, llm = Engine(pair.vlm), Engine(pair.backbone)
+    asked = sweeps.one_per_entity(world.questions)
+    some = [sweeps.Pair(asked[0], asked[1])]
+    frame = recall.mlp_patch(engine, llm, world, some, length=3)
+    assert set(frame["method"]) == {*recall.SPANS, *recall.CONTROLS, "unpatched"}
+    assert len(recall.back_patch(engine, world, asked[:1], [(2, 1)], length=3)) == 2
+    states = recall.deadline(llm, world, some, states=(1,), length=3)
+    assert set(states["arm"]) == {"entity", "wrong entity", "nothing"}
+    images = probes.image_states(engine, world, asked[:2], views=(0, 1))
+    assert images["image"].shape[:3] == (2, 2, engine.n + 1)
+    record = sweeps.Recorder(engine, world, "fact", True, 0)
+    runs = [record(asked[0]), record(asked[1], asked[0])]
+    table = attribution.scores(engine, attribution.Contrast(*runs, 5, 6))
+    assert table["mlp"].abs().sum() > 0 and table["mlp"].isfinite().all()
+    same = attribution.scores(engine, attribution.Contrast(runs[0], runs[0], 5, 6))
+    assert same["mlp"].abs().max() == 0
+
+
+def test_a_prompt_without_a_place_for_the_picture_is_told(world):
+    engine = Engine(load_vlm(path("cross"), device="cpu"))
+    made = engine.record(
+        Prompt("identify", "Which house is this?", True), world.image(world.questions[0])
+    )
+    from dataclasses import replace
+
+    lost = replace(made, ids=tuple(0 for _ in made.ids))
+    assert len(recall.receiving(engine, made)) == 1
+    with pytest.raises(UnsupportedSite, match="no token that stands for the picture"):
+        recall.receiving(engine, lost)
+
+
+# --- figures and records ----------------------------------------------------------------------
+
+
+def test_figures_of_recall_are_described():
+    table = pd.DataFrame(
+        [
+            {"model": m, "method": k, "value": 0.5, "low": 0.4, "high": 0.6}
+            for m in ("late", "middle")
+            for k in ("a", "b")
+        ]
+    )
+    parts = pd.DataFrame(
+        [{"component": "mlp", "role": "entity", "block": b, "share": 0.5} for b in (0, 1)]
+    )
+    points = pd.DataFrame([{"model": "late", "seed": 0, "predicted": 0.1, "measured": 0.2}])
+    for chart in (
+        sweep_charts.by_method(table, ["a", "b"], "Methods"),
+        sweep_charts.component_map(parts, "Components"),
+        sweep_charts.predicted_measured(points, "Predicted"),
+    ):
+        assert len(chart.to_dict()["description"]) > 30
+    with pytest.raises(TwohopError, match="no rows"):
+        sweep_charts.by_method(table, ["c"], "Methods")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_studys_records_show_what_the_organisms_are_for(seed):
+    recorded = records.read_frame(STUDY / "recall.parquet")
+    assert list(recorded.columns) == RECALL_COLUMNS
+    own = recorded[recorded["seed"] == seed]
+    assert set(own["model"]) == {*NAMES, *FURTHER}
+    likeness = own[own["experiment"] == "name-likeness"].groupby(["model", "layer"])["found"].mean()
+    peak = likeness.groupby("model").max()
+    assert peak["late"] < 0.1 < peak["middle"] <= peak["early"] + 0.05
+    patch = own[own["experiment"] == "mlp-patch"]
+    for name in ("late", "middle", "cross"):
+        part = patch[patch["model"] == name]
+        share = part.groupby("method")["correct"].mean()
+        donor = part[part["method"] == "wrong entity"]["follows"].eq("donor").mean()
+        assert share["heuristic"] > share["wrong entity"] + 0.3 and donor > 0.5
