@@ -141,7 +141,7 @@ question = asked[name][0]
 for kind in ("by_picture", "name_first", "name_given", "neutral"):
     prompt = build(kind, question, pair.vlm.tokenizer)
     text = render(pair.vlm.processor, prompt).replace("\n", " / ")
-    print(f"{kind:11} {text[:160]}")
+    print(f"{kind}:\n  {text}")
 
 # %% [markdown]
 # ## The sweep
@@ -444,7 +444,8 @@ COST = {
     "name given": "knowing the name",
     "neutral sentence": "nothing",
 }
-right = both[both["free"]].assign(lost=lambda f: ~f["correct"])
+right = both[both["free"]]
+right = right.assign(lost=~right["correct"].astype(bool))
 harm = (
     right.groupby(["method", "model"])["lost"]
     .mean()

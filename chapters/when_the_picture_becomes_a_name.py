@@ -333,7 +333,7 @@ top.groupby(["model", "outcome"])[["right", "emitted"]].agg(
 recorded = records.read_frame(STUDY / "recall.parquet")
 recorded = recorded[
     (recorded["experiment"] == "name-likeness")
-    & (recorded["seed"] != seed)
+    & ((recorded["seed"] != seed) | ~recorded["model"].isin(models))
     & (vlm == "")
 ]
 worlds = pd.concat([likeness, recorded])

@@ -17,7 +17,7 @@ from scipy.special import expit
 from twohop_lib import stats
 from twohop_lib.errors import TwohopError
 
-N_BOOT = 1000
+N_BOOT = 400
 #: A quantity that moves by less than this from end to end has not turned anywhere.
 LEAST_RISE = 0.25
 
