@@ -26,15 +26,18 @@ from twohop_lib.interventions.engine import (
     Freeze,
     Knockout,
     Row,
+    Write,
 )
 from twohop_lib.models.blocks import hooked
 from twohop_lib.prompts import Prompt
 from twohop_lib.runs.generate import Vlm
 
-WORKS = ("cross-patch", "freeze", "knockout")
+WORKS = ("cross-patch", "freeze", "knockout", "mlp-patch")
 #: A prompt of about as many tokens as published chat templates make of a question.
 QUESTION = "First name the house, then answer. Who founded the house in this picture?"
 SIDE = 336
+#: MLP patching: how many blocks' outputs are written, at how many positions.
+PATCHED_BLOCKS, NAME_TOKENS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -215,14 +218,27 @@ def plan(
     pairs: Sequence[tuple[int, int]],
 ) -> list[Row]:
     """Record the pictures' prompts and return the interventions of one kind of work."""
-    needed = sorted({i for pair in pairs for i in (pair if work == "cross-patch" else pair[:1])})
-    made = {i: engine.record(prompt, pictures[i], whole=work == "freeze") for i in needed}
+    both = work in ("cross-patch", "mlp-patch")
+    needed = sorted({i for pair in pairs for i in (pair if both else pair[:1])})
+    whole = work in ("freeze", "mlp-patch")
+    made = {i: engine.record(prompt, pictures[i], whole=whole) for i in needed}
     rows: list[Row] = []
+    outputs = {}
+    if work == "mlp-patch":
+        outputs = {i: hooks.added(engine, r, "mlp", range(engine.n)) for i, r in made.items()}
     for target, donor in pairs:
         a = made[target]
         for layer in range(engine.n):
             if work == "cross-patch":
                 rows.append(CrossPatch(a, made[donor], layer))
+            elif work == "mlp-patch":
+                # Four blocks' outputs, at as many positions as a name may have tokens.
+                at = tuple(range(a.span[1] - NAME_TOKENS, a.span[1]))
+                values = {
+                    b: outputs[donor][b][list(at)]
+                    for b in range(layer, min(layer + PATCHED_BLOCKS, engine.n))
+                }
+                rows.append(Write(a, "mlp", at, values))
             elif work == "freeze":
                 rows.append(Freeze(a, min(layer, engine.n * 2 // 3), engine.n * 2 // 3))
             else:
@@ -234,6 +250,7 @@ def plan(
 def _by_nnsight(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
     """One trace for each intervention; a donor's states are taken once, at all layers."""
     model, path, found, taken = engine.model, engine.blocks.path, [], {}
+    names = {module: name for name, module in model.named_modules()}
     for row in rows:
         target, at = row.target.inputs, list(range(*row.target.span))
         if isinstance(row, CrossPatch):
@@ -244,6 +261,10 @@ def _by_nnsight(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
             found.append(reference.cross_patch(model, path, target, at, [row.layer], [state]))
         elif isinstance(row, Freeze):
             found.append(reference.freeze(model, path, target, at, row.layer, row.until))
+        elif isinstance(row, Write):
+            places = [names[engine.blocks.mlp(b)] for b in sorted(row.values)]
+            values = [row.values[b] for b in sorted(row.values)]
+            found.append(reference.mlp_patch(model, places, target, row.positions, values))
         else:
             edge = (row.queries, row.keys, row.start, row.stop)
             found.append(reference.knockout(model, path, target, *edge))

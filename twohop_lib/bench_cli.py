@@ -23,7 +23,9 @@ def bench(
         str, typer.Option(help="Hub id, folder or organism; left out: LLaVA-1.5's shape.")
     ] = "",
     llm: Annotated[str | None, typer.Option(help="Its text backbone.")] = None,
-    work: Annotated[str, typer.Option(help="cross-patch, freeze or knockout.")] = "cross-patch",
+    work: Annotated[
+        str, typer.Option(help="cross-patch, freeze, knockout or mlp-patch.")
+    ] = "cross-patch",
     width: Annotated[int, typer.Option(help="Width of the shaped model; 0: by device.")] = 0,
     entities: Annotated[int, typer.Option(help="Pictures.", min=2)] = 8,
     pairs: Annotated[int, typer.Option(help="Pairs of target and donor.", min=1)] = 16,

@@ -90,3 +90,22 @@ def knockout(
             block[b].inputs = (args, {**kwargs, "attention_mask": mask})
         logits = traced.output.logits[0, -1].save()
     return logits.detach().float()
+
+
+def mlp_patch(
+    model: Any,
+    places: Sequence[str],
+    target: dict[str, Any],
+    at: Sequence[int],
+    values: Sequence[Tensor],
+) -> Tensor:
+    """Venhoff et al. 2025, MLP patching: ``values[i]`` ``[len(at), d_model]`` written at ``at``.
+
+    ``places`` are the modules (dotted paths, lowest first) whose outputs they take the place of.
+    """
+    traced, at = NNsight(model), list(at)
+    with torch.no_grad(), traced.trace(**target, use_cache=False):
+        for place, value in zip(places, values, strict=True):
+            envoy(traced, place).output[0, at] = value
+        logits = traced.output.logits[0, -1].save()
+    return logits.detach().float()
