@@ -345,6 +345,7 @@ arrives = (
     .groupby(["model", "seed"])["layer"]
     .min()
     .unstack("seed")
+    .reindex(index=peak.index, columns=peak.columns)
 )
 pd.concat({"peak": peak, "first layer": arrives}, axis=1).style.format(
     "{:.0%}", subset=["peak"]
