@@ -153,26 +153,38 @@ class Write:
 Row = CrossPatch | Knockout | Freeze | Write
 
 
+#: Rows (a slice or their numbers), and the keys and values that they read before their own.
+Kept = list[tuple[Any, tuple[Tensor, Tensor]]]
+
+
 class _Splice:
     """A cache for one call of one block: keys and values kept earlier, then the call's own."""
 
-    def __init__(self, keys: Tensor | None, values: Tensor | None, stop: bool = False) -> None:
-        self.kept, self.stop = (keys, values), stop
+    def __init__(self, kept: Kept, stop: bool = False) -> None:
+        self.kept, self.stop = kept, stop
         self.own: tuple[Tensor, Tensor] | None = None
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.own = (keys, values)
         if self.stop:
             raise _Enough
-        if self.kept[0] is None:
+        if not self.kept:
             return keys, values
-        return tuple(
-            torch.cat([old.expand(new.shape[0], -1, -1, -1), new], dim=2)
-            for old, new in zip(self.kept, (keys, values), strict=True)
-        )
+        return _whole(self.kept, keys, 0), _whole(self.kept, values, 1)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return 0 if self.kept[0] is None else self.kept[0].shape[2]
+        return self.kept[0][1][0].shape[2] if self.kept else 0
+
+
+def _whole(kept: Kept, own: Tensor, which: int) -> Tensor:
+    """What was kept, then a call's own, ``[row, heads, pos, d_head]``; each copied once."""
+    width = kept[0][1][which].shape[2]
+    rows, heads, length, size = own.shape
+    out = own.new_empty(rows, heads, width + length, size)
+    out[:, :, width:] = own
+    for at, pair in kept:
+        out[at, :, :width] = pair[which].to(own.dtype)
+    return out
 
 
 class _Enough(Exception):
@@ -221,7 +233,7 @@ class Engine:
         roles = token_roles(self.owner, prompt, ids, self.site, entity)
         span = self._span(roles, picture)
         with self._vision_once(inputs):
-            if self._causal is None:
+            if room and self._causal is None:
                 self._causal = self._reads_back_only(inputs)
             # Behind a prompt that is read in both directions, room would change it.
             room = room if self._causal else 0
@@ -268,7 +280,7 @@ class Engine:
         place = f"{row.site} {row.since}" if isinstance(row, Write) else ""
         key = f"{type(row).__name__} {place} {row.target.positions}"
         if key not in self._exact:
-            exact = bool(self._causal) and self._agrees(row)
+            exact = self._causal is not False and self._agrees(row)
             self._exact[key] = "splice" if exact else "reference"
         return self._exact[key]
 
@@ -415,7 +427,7 @@ class Engine:
         self, b: int, stream: Tensor, rows: Sequence[Row], lo: int, hi: int
     ) -> tuple[Tensor, Tensor]:
         """Keys and values that block b makes of a stream at the positions [lo, hi)."""
-        cache = _Splice(None, None, stop=True)
+        cache = _Splice([], stop=True)
         with contextlib.suppress(_Enough):
             self.blocks.blocks[b](stream, past_key_values=cache, **self.call(b, rows, lo, hi))
         if cache.own is None:
@@ -455,7 +467,7 @@ class Engine:
             out = stream_out(self.blocks.blocks[b](stream, **call))
             return _past_cross(b, stream, out, rows, lo), None
         read = lo if between is None else lo - between[0].shape[2]
-        cache = _Splice(*_joined(self._kept(b, rows, read), between))
+        cache = _Splice(_joined(self._kept(b, rows, read), between))
         with hooked(after=self._parts_written(b, rows, lo)):
             out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
         if cache.own is None:
@@ -513,20 +525,23 @@ class Engine:
             )
         return call
 
-    def _kept(
-        self, b: int, rows: Sequence[Row], lo: int
-    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def _kept(self, b: int, rows: Sequence[Row], lo: int) -> Kept:
+        """What rows read in block b at positions before ``lo``, rows of one source together."""
         if not lo:
-            return None, None
-        sources = [row.source(b) for row in rows]
-        distinct = list({id(s): s for s in sources}.values())
-        at = {id(s): i for i, s in enumerate(distinct)}
-        index = [at[id(s)] for s in sources]
-        kept = []
-        for name in ("keys", "values"):
-            stacked = torch.cat([getattr(s, name)[b][:, :, :lo] for s in distinct])
-            kept.append(stacked if len(distinct) == 1 else stacked[index])
-        return kept[0], kept[1]
+            return []
+        at: dict[int, list[int]] = {}
+        sources = {}
+        for i, row in enumerate(rows):
+            source = row.source(b)
+            sources[id(source)] = source
+            at.setdefault(id(source), []).append(i)
+        return [
+            (
+                slice(None) if len(at) == 1 else at[key],
+                (source.keys[b][:, :, :lo], source.values[b][:, :, :lo]),
+            )
+            for key, source in sources.items()
+        ]
 
     # --- the model's own ends ---
 
@@ -600,7 +615,7 @@ class Engine:
         if b in self.blocks.cross:
             out = stream_out(self.blocks.blocks[b](stream, **call))
             return _past_cross(b, stream, out, rows, at), None
-        cache = _Splice(*_joined(self._kept(b, rows, since), own))
+        cache = _Splice(_joined(self._kept(b, rows, since), own))
         out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
         grown = tuple(torch.cat([o, c], dim=2) for o, c in zip(own, cache.own, strict=True))
         return out, grown
@@ -731,18 +746,13 @@ def _masked(
     return mask
 
 
-def _joined(
-    first: tuple[Tensor | None, Tensor | None], second: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Keys and values, one behind the other; the first may be shared by all rows."""
-    if second is None or first[0] is None:
-        return first if second is None else second
-    rows = second[0].shape[0]
-    keys, values = (
-        torch.cat([a.expand(rows, -1, -1, -1), b], dim=2)
-        for a, b in zip(first, second, strict=True)
-    )
-    return keys, values
+def _joined(first: Kept, second: tuple[Tensor, Tensor] | None) -> Kept:
+    """Keys and values that were kept, and behind them others, one set a row."""
+    if second is None:
+        return first
+    if not first:
+        return [(slice(None), second)]
+    return [(slice(None), (_whole(first, second[0], 0), _whole(first, second[1], 1)))]
 
 
 def _past_cross(b: int, stream: Tensor, out: Tensor, rows: Sequence[Row], lo: int) -> Tensor:

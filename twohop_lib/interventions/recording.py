@@ -148,8 +148,9 @@ def _kept(
                 "every position (linear attention, a sliding window, or shared ones)."
             )
         # Copies: views would keep the positions behind the prompt alive.
-        keys.append(k if b in blocks.cross else k[:, :, :n].clone())
-        values.append(v if b in blocks.cross else v[:, :, :n].clone())
+        whole = b in blocks.cross or total == n
+        keys.append(k if whole else k[:, :, :n].clone())
+        values.append(v if whole else v[:, :, :n].clone())
     return tuple(keys), tuple(values)
 
 
