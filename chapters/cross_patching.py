@@ -82,6 +82,8 @@ except ImportError:
     pass
 
 # %%
+import contextlib
+
 import pandas as pd
 import torch
 from nnsight import NNsight
@@ -215,12 +217,13 @@ swept = pd.concat(swept, ignore_index=True)
 # %%
 backbone = next(iter(pairs.values())).llm
 named = []
-if backbone is not None:
+for task in ("identify", "fact") if backbone is not None else ():
     engine = Engine(backbone, rows)
-    for task in ("identify", "fact"):
-        chosen = sweeps.pairs_for(
-            backbone, questions, task, set(questions.entities()), donors
-        )
+    chosen = sweeps.pairs_for(
+        backbone, questions, task, set(questions.entities()), donors
+    )
+    # Only names of as many tokens can be exchanged; there may be none.
+    with contextlib.suppress(sweeps.NothingLeft):
         named.append(
             sweeps.cross_patch(
                 engine,
@@ -354,7 +357,7 @@ show(
 
 # %%
 n_blocks = {name: Engine(pair.vlm).n for name, pair in pairs.items()}
-if backbone is not None:
+if named:
     n_blocks["backbone"] = Engine(backbone).n
 table = pd.concat(
     [

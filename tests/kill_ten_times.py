@@ -16,8 +16,10 @@ from pathlib import Path
 
 from twohop_lib import records
 
+#: Two chapters: answers, and a sweep.
+CHAPTERS = ["--chapters", "the_gap", "--chapters", "cross_patching"]
 COMMAND = [sys.executable, "-c", "from twohop_lib.cli import main; main()", "rerun"]
-ASKED = ["--vlm", "late", "-p", "max_entities", "24"]
+ASKED = ["--vlm", "late", "--profile", "quick", *CHAPTERS]
 
 
 def start(out: Path) -> subprocess.Popen[str]:

@@ -45,6 +45,10 @@ class ControlFailed(TwohopError):
     """A control of a sweep did not come out as it must; its results would mean nothing."""
 
 
+class NothingLeft(TwohopError):
+    """A sweep has no item that it could be run on."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A target and a donor: whose prompt is run, and whose picture (or name) is written in."""
@@ -533,7 +537,7 @@ def stored(
         frames.append(_typed(store.cached(folder, key | {"items": named}, compute)))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        raise TwohopError(
+        raise NothingLeft(
             "Nothing is left to run: no item has a donor or the positions that this sweep needs."
         )
     return pd.concat(frames, ignore_index=True)
