@@ -54,18 +54,16 @@ def main() -> None:
     """Measure the three kinds of work at LLaVA-1.5's shape, two organisms, and the growth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device-name", default=platform.processor() or platform.machine())
-    parser.add_argument("--sample", type=int, default=0, help="runs of the slow loops; 0: all")
+    parser.add_argument("--sample", type=int, default=64, help="runs of the slow loops; 0: all")
     parser.add_argument("--width", type=int, default=0)
     given = parser.parse_args()
     gpu = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if gpu else (torch.float32, "cpu")
-    width = given.width or (4096 if gpu else 128)
+    width = given.width or (4096 if gpu else 256)
     timings = []
     for work in bench.WORKS:
         vlm = bench.llava_shaped(width, dtype, device)
-        # Freezing and cutting take as long a run as cross-patching: a sample will do.
-        sample = given.sample or (0 if work == "cross-patch" else 64)
-        timings.append(asdict(bench.measure(vlm, work, reference_runs=sample)))
+        timings.append(asdict(bench.measure(vlm, work, reference_runs=given.sample)))
         print(json.dumps(timings[-1]), flush=True)
     result = {
         "machine": torch.cuda.get_device_name() if gpu else given.device_name,

@@ -248,7 +248,7 @@ def test_the_gap_can_be_rerun():
     assert {"vlm", "llm", "load", "benchmark", "work", "max_entities"} <= set(known["the_gap"])
 
 
-def test_the_gap_runs_on_random_weights_and_says_so(tmp_path):
+def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path):
     made = build("qwen2_vl", tmp_path)
     asked = reruns.Request(vlm=str(made.vlm), profile="quick", parameters={"max_entities": 3})
     outcome = reruns.run(asked, tmp_path / "runs", lambda _: None)
@@ -257,7 +257,9 @@ def test_the_gap_runs_on_random_weights_and_says_so(tmp_path):
     assert "Not a result" in page and "<img alt=" in page and "{glue" not in page
     assert "<script" not in page and 'src="http' not in page and 'href="http' not in page
     frame = records.read_frame(outcome.folder / "records.parquet")
-    assert frame.groupby("condition").size()["by_picture"] == 15
+    assert set(frame["chapter"]) == set(reruns.rerunnable(reruns.chapters_folder()))
+    own = frame[frame["chapter"] == "the_gap"]
+    assert own.groupby("condition").size()["by_picture"] == 15
     assert not frame["correct"].any()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twohop_lib.bench import Timing
 
 #: Width of the LLaVA-shaped model: 7 B parameters on a GPU, small enough for minutes on a CPU.
-GPU_WIDTH, CPU_WIDTH = 4096, 128
+GPU_WIDTH, CPU_WIDTH = 4096, 256
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     pairs: Annotated[int, typer.Option(help="Pairs of target and donor.", min=1)] = 16,
     sample: Annotated[
         int, typer.Option(help="Time so many runs of the slow loops, scaled up; 0: all.", min=0)
-    ] = 0,
+    ] = 64,
     rows: Annotated[int, typer.Option(help="Interventions run at once.", min=1)] = 64,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
