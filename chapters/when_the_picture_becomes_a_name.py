@@ -211,7 +211,12 @@ for name, engine in engines.items():
         )
 probed = pd.concat(probed, ignore_index=True)
 mixed_up = pd.concat(mixed_up, ignore_index=True)
-keep_records(pd.concat(able.values()), work, "becomes_a_name", pairs)
+keep_records(
+    pd.concat(able.values()),
+    work,
+    "when_the_picture_becomes_a_name",
+    pairs,
+)
 
 # %% [markdown]
 # ## Results

@@ -244,7 +244,10 @@ late_write = recall.deadline(
     folder=work or None,
 )
 keep_records(
-    pd.concat([*able.values(), late_write]), work, "where_facts", pairs
+    pd.concat([*able.values(), late_write]),
+    work,
+    "where_facts_are_recalled",
+    pairs,
 )
 
 # %% [markdown]
