@@ -454,19 +454,24 @@ def written(found):
 
 
 KEPT = ["heuristic", "random", "late blocks", "noise", "wrong entity"]
-by_world = {
-    (model, method, world): written(
-        stats.entity_bootstrap(
-            part["wanted"].astype(float).to_numpy(), part["house"]
-        )
-    )
+by_world = [
+    {
+        "model": model,
+        "method": method,
+        "seed (%)": world,
+        "share": written(
+            stats.entity_bootstrap(
+                part["wanted"].astype(float).to_numpy(), part["house"]
+            )
+        ),
+    }
     for (model, method, world), part in worlds[
         worlds["method"].isin(KEPT)
     ].groupby(["model", "method", "seed"])
-}
-pd.Series(by_world, dtype=object).unstack().rename_axis(
-    index=["model", "method"], columns="seed (%)"
-)
+]
+pd.DataFrame(
+    by_world, columns=["model", "method", "seed (%)", "share"]
+).pivot(index=["model", "method"], columns="seed (%)", values="share")
 
 # %% [markdown]
 # All worlds together, fact by fact: how much more comes back at the positions that attribution
@@ -510,7 +515,9 @@ told = [
 glue(
     "random_sentence",
     "Fact by fact and over all worlds, the heuristic brings back so many points more than random "
-    f"positions: {', '.join(told)}.",
+    f"positions: {', '.join(told)}."
+    if told
+    else "No fact is missed that the backbone knows.",
 )
 
 # %% [markdown]
