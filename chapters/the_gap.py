@@ -71,7 +71,7 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = "heraldry"  # what is asked: a source's name, or a folder
+benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
 organisms = [
     "late",
     "middle",
@@ -96,11 +96,12 @@ except ImportError:
 import pandas as pd
 from twohop_lib import charts, records
 from twohop_lib.nb import glue, show
-from twohop_lib.organisms import STUDY
+from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import gap, matches
 from twohop_lib.reruns import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
+benchmark = benchmark or suited_benchmark(vlm)
 questions = open_questions(benchmark, seed, split, wording, max_entities)
 noun = questions.questions[0].noun
 print(

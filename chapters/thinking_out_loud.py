@@ -56,7 +56,7 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = "heraldry"  # what is asked: a source's name, or a folder
+benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "cross"]  # which miniature VLMs to ask
 seed = 0  # which world; 0 ships with the package, others are trained on demand
 split = "test"  # houses never used for any choice in making the organisms
@@ -78,12 +78,13 @@ from twohop_lib import records, stats, sweep_charts
 from twohop_lib.interventions import sweeps
 from twohop_lib.interventions.engine import Engine, Knockout
 from twohop_lib.nb import glue, show
-from twohop_lib.organisms import STUDY
+from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.prompts import build, naming, render
 from twohop_lib.readouts import matches
 from twohop_lib.reruns import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
+benchmark = benchmark or suited_benchmark(vlm)
 questions = open_questions(benchmark, seed, split, wording, max_entities)
 noun = questions.questions[0].noun
 print(

@@ -7,16 +7,18 @@ what is done is kept as it is done. A chapter can be rerun if its parameters cel
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import hashlib
 import html
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,16 +87,17 @@ def _could_run() -> str:
         return f"The GPU here has {memory:.0f} GB, too little for any pair that is known."
     row = max(fitting, key=lambda row: row.parameters_b)
     return (
-        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it, "
-        "and benchmark to one about real entities."
+        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it. "
+        "It is asked about flags then, unless benchmark says otherwise."
     )
 
 
 def open_questions(
     benchmark: str, seed: int, split: str = "", wording: str = "", max_entities: int = 0
 ) -> Benchmark:
-    """Open a benchmark by its source's name or its folder, and pick questions of it.
+    """Open a benchmark and pick questions of it.
 
+    ``benchmark`` is a source's name, the folder of a built one, a copy of PopVQA, or a table.
     ``split`` is ignored by benchmarks that have none. ``max_entities`` of them are taken evenly
     from first to last; 0 means all.
 
@@ -102,11 +105,8 @@ def open_questions(
     """
     from twohop_lib.benchmark import sources
 
-    if Path(benchmark).is_dir():
-        found = sources.load(Path(benchmark))
-    else:
-        _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
-        found = sources.build(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
+    _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
+    found = sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
     by = {"wording": wording}
     if any(question.split for question in found.questions):
         by["split"] = split
@@ -207,14 +207,15 @@ def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: models as hub ids or folders, a benchmark's name or folder.
+    """What to run: models as hub ids or folders, and a benchmark (see :func:`open_questions`).
 
-    ``load`` are options of :func:`twohop_lib.models.pair.load_pair`.
+    With ``benchmark`` empty the model gets the one that suits it. ``load`` are options of
+    :func:`twohop_lib.models.pair.load_pair`.
     """
 
     vlm: str
     llm: str | None = None
-    benchmark: str = "heraldry"
+    benchmark: str = ""
     seed: int = 0
     chapters: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -274,11 +275,15 @@ def _run(
     started = time.perf_counter()
     # A leftover of a run that was killed while it wrote.
     for partial in folder.rglob("*.partial*"):
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    from twohop_lib.organisms import suited_benchmark
+
+    request = replace(request, benchmark=request.benchmark or suited_benchmark(request.vlm))
+    asked = _built(request, folder)
     revisions = _revisions(request)
-    environment = _environment(request, revisions)
+    environment = _environment(request, revisions, asked)
     plan = {
-        name: (source / f"{name}.py", _given(request, folder, revisions, known[name]))
+        name: (source / f"{name}.py", _given(request, folder, revisions, asked, known[name]))
         for name in known
     }
     keys = {name: rerun.run_key(at, environment, given) for name, (at, given) in plan.items()}
@@ -286,7 +291,7 @@ def _run(
         return Outcome(folder, (), {})
     # Until the new manifest is there, the folder says of itself that it is not complete.
     (folder / "manifest.json").unlink(missing_ok=True)
-    report = _checked(request, folder, environment, revisions, say)
+    report = _checked(request, folder, environment, revisions, asked, say)
     ran, failed = [], {}
     for name in chosen:
         at, given = plan[name]
@@ -300,20 +305,45 @@ def _run(
             say(f"error: {error}")
     # Chapters of an earlier call belong to the run, if they are of this very run.
     done = [n for n in known if n not in failed and rerun.is_current(_notebook(folder, n), keys[n])]
-    asked = {name: {**known[name], **plan[name][1]} for name in done}
-    _finish(request, folder, asked, failed, report, environment, keys, started)
+    parameters = {name: {**known[name], **plan[name][1]} for name in done}
+    _finish(request, folder, asked, parameters, failed, report, environment, keys, started)
     return Outcome(folder, tuple(ran), failed)
 
 
+def _built(request: Request, folder: Path) -> Benchmark:
+    """Build the benchmark into the run's folder, once for all chapters, or open a built one."""
+    from twohop_lib.benchmark import sources, store
+
+    path = Path(request.benchmark)
+    if path.is_dir() and not sources.is_popvqa(path):
+        return sources.load(path.resolve())
+    out, stamp = folder / "benchmark", folder / "benchmark.json"
+    made_of = {"library": records.library_hash(), "from": _absolute(request.benchmark)}
+    made_of["seed"] = request.seed
+    # A table's pictures may have changed without it, so a table is read anew every time.
+    if not path.is_file() and (out / store.ABOUT).exists() and stamp.exists():
+        with contextlib.suppress(TwohopError, ValueError):
+            if json.loads(stamp.read_text(encoding="utf-8")) == made_of:
+                return sources.load(out)
+    built = sources.open_benchmark(request.benchmark, out, request.seed)
+    with records.atomic_path(stamp) as partial:
+        partial.write_text(json.dumps(made_of), encoding="utf-8")
+    return built
+
+
 def _given(
-    request: Request, folder: Path, revisions: Mapping[str, str], known: Mapping[str, Any]
+    request: Request,
+    folder: Path,
+    revisions: Mapping[str, str],
+    asked: Benchmark,
+    known: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return a chapter's parameters: of all that are set, those that it has."""
     given = {
         "vlm": _absolute(request.vlm),
         "llm": _absolute(request.llm) or "",
         "load": {**revisions, **request.load},
-        "benchmark": _absolute(request.benchmark),
+        "benchmark": str(asked.root),
         "seed": request.seed,
         "work": str(folder / "work"),
         **PROFILES[request.profile],
@@ -340,8 +370,8 @@ def _complete(folder: Path, keys: Mapping[str, str]) -> set[str]:
 
 
 def _absolute(name: str | None) -> str | None:
-    """Return a folder's absolute path (chapters run elsewhere), anything else as it is."""
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    """Return a path's absolute form (chapters run elsewhere), anything else as it is."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def _revisions(request: Request) -> dict[str, str]:
@@ -363,14 +393,15 @@ def _revisions(request: Request) -> dict[str, str]:
     return pinned
 
 
-def _environment(request: Request, revisions: Mapping[str, str]) -> str:
+def _environment(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> str:
     """Return a hash of what determines a run besides chapters and parameters."""
     from twohop_lib.runs.store import folder_hash
 
     parts: dict[str, Any] = {"library": records.library_hash(), "versions": records.versions()}
-    for name in (request.vlm, request.llm, request.benchmark):
+    for name in (request.vlm, request.llm):
         if name and Path(name).is_dir():
             parts[str(name)] = folder_hash(name)
+    parts["benchmark"] = asked.hash
     parts |= {"device": records.device_name(), "load": {**revisions, **request.load}}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -380,6 +411,7 @@ def _checked(
     folder: Path,
     environment: str,
     revisions: Mapping[str, str],
+    asked: Benchmark,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the report of the check, from an earlier call if nothing has changed since."""
@@ -392,7 +424,7 @@ def _checked(
         if earlier.get("environment") == environment and (earlier["ok"] or request.skip_check):
             return earlier
     say(f"checking {request.vlm}")
-    report = _check(request, revisions)
+    report = _check(request, revisions, asked)
     report["environment"] = environment
     with records.atomic_path(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -405,7 +437,7 @@ def _checked(
     return report
 
 
-def _check(request: Request, revisions: Mapping[str, str]) -> dict[str, Any]:
+def _check(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> dict[str, Any]:
     """Check the pair, and let go of it: the chapters load it again, each in its own process."""
     import torch
     from transformers.utils import logging
@@ -414,10 +446,9 @@ def _check(request: Request, revisions: Mapping[str, str]) -> dict[str, Any]:
     from twohop_lib.models.pair import load_pair
 
     logging.disable_progress_bar()
-    questions = open_questions(request.benchmark, request.seed, max_entities=8)
     try:
         load = {**revisions, **request.load}
-        return check(load_pair(request.vlm, request.llm, **load), questions).json()
+        return check(load_pair(request.vlm, request.llm, **load), asked.some(8)).json()
     except TwohopError as error:
         if not request.skip_check:
             raise
@@ -445,6 +476,7 @@ def _disk_error(error: OSError, folder: Path) -> TwohopError:
 def _finish(
     request: Request,
     folder: Path,
+    asked: Benchmark,
     done: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
     report: dict[str, Any],
@@ -476,7 +508,6 @@ def _finish(
         ]
         for name in done
     )
-    asked = open_questions(request.benchmark, request.seed)
     manifest = records.Manifest.collect(
         models=list(dict.fromkeys(model for kernel in kernels for model in kernel.models)),
         seeds=[request.seed],
@@ -491,6 +522,7 @@ def _finish(
             "failed": dict(failed),
             "result": why is None,
             "environment": environment,
+            "benchmark_notes": dict(asked.notes),
         },
         benchmark=request.benchmark,
         benchmark_hash=asked.hash,

@@ -32,7 +32,13 @@ def rerun(
     llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
         None
     ),
-    benchmark: Annotated[str, typer.Option(help="A source's name, or a folder.")] = "heraldry",
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            help="heraldry, flags, popvqa, or a path: a built benchmark, a copy of PopVQA, or a "
+            "table. Left out, an organism gets heraldry and any other model flags."
+        ),
+    ] = "",
     chapters: Annotated[
         list[str] | None, typer.Option(help="A chapter's name; may be given again. All if not.")
     ] = None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,40 +23,116 @@ def _summary(benchmark: Benchmark) -> str:
     )
 
 
+Source = Annotated[
+    Path | None, typer.Option(help="popvqa: a local copy; table: the CSV, TSV or Parquet file.")
+]
+Images = Annotated[
+    Path | None, typer.Option(help="table: the folder of pictures, if not the table's own.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="popvqa, table: leave out rows with problems.")
+]
+
+
 @benchmark_app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="Which benchmark, such as heraldry.")],
+    name: Annotated[str, typer.Argument(help="heraldry, flags, popvqa or table.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Which world.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which world, and which distractors.")] = 0,
+    source: Source = None,
+    images: Images = None,
+    skip_bad: SkipBad = False,
+    entities: Annotated[
+        int | None, typer.Option(min=0, help="popvqa: how many; 0 for all. 400 if left out.")
+    ] = None,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="flags: leave out those with a look-alike.")
+    ] = False,
 ) -> None:
     """Build a benchmark: questions.parquet and images/; the same seed gives the same bytes."""
     from twohop_lib.benchmark.sources import build as build_source
 
-    typer.echo(_summary(build_source(name, out, seed)))
+    given = {
+        "source": source,
+        "images": images,
+        "skip_bad": skip_bad or None,
+        "entities": entities,
+        "distinct": distinct or None,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    built = build_source(name, out, seed, **options)
+    typer.echo(_funnel(built), nl=False)
+    typer.echo(_summary(built))
+
+
+def _funnel(benchmark: Benchmark) -> str:
+    """What each filter left, a line each, and what was skipped."""
+    counts = benchmark.notes.get("counts", ())
+    lines = [
+        f"{row['entities']:>7} entities {row['facts']:>8} facts  {row['step']}"
+        for row in counts
+        if len(counts) > 1  # one step is no filter
+    ]
+    if skipped := benchmark.notes.get("skipped rows"):
+        lines.append(f"{skipped} row(s) skipped:")
+        lines += [f"  {problem}" for problem in benchmark.notes["skipped"]]
+    return "".join(f"{line}\n" for line in lines)
 
 
 @benchmark_app.command()
 def validate(
-    folder: Annotated[Path, typer.Argument(help="The benchmark's folder.")],
+    where: Annotated[Path, typer.Argument(help="A benchmark's folder, a PopVQA copy, or a table.")],
+    images: Images = None,
+    skip_bad: SkipBad = False,
 ) -> None:
-    """Check every row and picture of a benchmark."""
-    from twohop_lib.benchmark.store import load
+    """Check every row and picture, and list what is wrong by row and column."""
+    from twohop_lib.benchmark.rows import BadTable
 
-    typer.echo(_summary(load(folder)))
+    try:
+        with _opened(where, images, skip_bad) as found:
+            typer.echo(_funnel(found), nl=False)
+            typer.echo(_summary(found))
+    except BadTable as error:
+        for problem in error.problems[:_LISTED]:
+            typer.echo(f"{error.file}, {problem}")
+        if more := len(error.problems) - _LISTED:
+            typer.echo(f"… and {more} more" if more > 0 else "", nl=more > 0)
+        raise
+
+
+#: How many problems are listed.
+_LISTED = 50
+
+
+@contextmanager
+def _opened(where: Path, images: Path | None, skip_bad: bool) -> Iterator[Benchmark]:
+    """The benchmark at ``where``; one that has to be built goes when the command ends."""
+    from twohop_lib.benchmark import sources
+
+    with tempfile.TemporaryDirectory(prefix="twohop-") as folder:
+        out = Path(folder) / "benchmark"
+        if where.is_file():
+            yield sources.build("table", out, source=where, images=images, skip_bad=skip_bad)
+        elif where.is_dir() and sources.is_popvqa(where):
+            yield sources.build("popvqa", out, source=where, entities=0, skip_bad=skip_bad)
+        else:
+            yield sources.load(where)
 
 
 @benchmark_app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(help="The benchmark's folder.")],
+    where: Annotated[Path, typer.Argument(help="A benchmark's folder, a PopVQA copy, or a table.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     limit: Annotated[int, typer.Option(min=1, help="How many entities at most.")] = 60,
+    images: Images = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Write a contact sheet: picture, both questions, accepted answers."""
     from twohop_lib.benchmark.sheet import contact_sheet
-    from twohop_lib.benchmark.store import load
     from twohop_lib.errors import TwohopError
 
-    page = contact_sheet(load(folder), limit)
+    with _opened(where, images, skip_bad) as found:
+        page = contact_sheet(found, limit)
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:

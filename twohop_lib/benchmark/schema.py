@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -49,12 +50,16 @@ LIST_COLUMNS = ("aliases", "answers", "distractors")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions and the folder ``root`` that holds their pictures."""
+    """Questions and the folder ``root`` that holds their pictures.
+
+    ``notes`` say how it was made: counts of what each filter left, what was skipped, versions.
+    """
 
     name: str
     seed: int
     questions: tuple[Question, ...]
     root: Path
+    notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def frame(self) -> pd.DataFrame:
         """One row per question, the columns of :class:`Question`."""
@@ -106,6 +111,25 @@ class Benchmark:
         for image in _distinct(q.image for q in self.questions):
             digest.update(image.encode() + b"\0" + (self.root / image).read_bytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a source yields, before it is written to disk.
+
+    ``picture`` gives an entity's picture by its id. ``counts`` has one row per filter, in order:
+    columns ``step, entities, facts`` (see :func:`funnel`).
+    """
+
+    questions: tuple[Question, ...]
+    picture: Callable[[str], Image.Image]
+    counts: pd.DataFrame
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def funnel(steps: Sequence[tuple[str, int, int]]) -> pd.DataFrame:
+    """What each filter left: columns ``step, entities, facts``."""
+    return pd.DataFrame(list(steps), columns=["step", "entities", "facts"])
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

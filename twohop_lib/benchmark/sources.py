@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from twohop_lib.benchmark import heraldry, store
-from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.benchmark import flags, heraldry, popvqa, store, table
+from twohop_lib.benchmark.schema import Benchmark, Material, funnel
 from twohop_lib.benchmark.store import load
 from twohop_lib.errors import TwohopError, suggest
 
-__all__ = ["SOURCES", "build", "load"]
+__all__ = ["SOURCES", "build", "is_popvqa", "load", "material", "open_benchmark"]
 
 
-def _heraldry(out: Path, seed: int) -> Benchmark:
+def _heraldry(seed: int) -> Material:
     world = heraldry.make_world(seed)
     houses = {h.entity_id: h for h in world.houses}
-    return store.write(
-        heraldry.questions(world),
+    questions = tuple(heraldry.questions(world))
+    return Material(
+        questions,
         lambda entity_id: heraldry.picture(world, houses[entity_id]),
-        out,
-        "heraldry",
-        seed,
+        funnel([("houses made", len(houses), len({(q.entity_id, q.relation) for q in questions}))]),
     )
 
 
-SOURCES: dict[str, Callable[[Path, int], Benchmark]] = {"heraldry": _heraldry}
+#: What each source yields, from a seed and options of its own.
+SOURCES: dict[str, Callable[..., Material]] = {
+    "heraldry": _heraldry,
+    "flags": flags.read,
+    "popvqa": popvqa.read,
+    "table": table.read,
+}
 
 
-def build(name: str, out: Path, seed: int = 0) -> Benchmark:
+def material(name: str, seed: int = 0, **options: Any) -> Material:
+    """What source ``name`` yields, before it is written; ``options`` are the source's own.
+
+    Raises:
+        TwohopError: unknown source or option, negative seed, or what the source itself refuses.
+    """
+    if name not in SOURCES:
+        hint = "" if not Path(name).suffix else f" (there is no file {name} either)"
+        raise TwohopError(f"No benchmark is called {name!r}; {suggest(name, SOURCES)}{hint}.")
+    if seed < 0:
+        raise TwohopError(f"The seed is {seed}; give 0 or more.")
+    known = [p for p in inspect.signature(SOURCES[name]).parameters if p != "seed"]
+    for option in options:
+        if option not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise TwohopError(f"Source {name} has no option {option!r}; {has}.")
+    return SOURCES[name](seed=seed, **options)
+
+
+def build(name: str, out: Path, seed: int = 0, **options: Any) -> Benchmark:
     """Build benchmark ``name`` into the folder ``out``; the same seed gives the same bytes.
 
     Raises:
-        TwohopError: unknown benchmark, negative seed, or ``out`` holds something else.
+        TwohopError: as :func:`material`, or ``out`` holds something else.
     """
-    if name not in SOURCES:
-        raise TwohopError(f"No benchmark is called {name!r}; {suggest(name, SOURCES)}.")
-    if seed < 0:
-        raise TwohopError(f"The seed is {seed}; give 0 or more.")
-    return SOURCES[name](Path(out), seed)
+    made = material(name, seed, **options)
+    counts = made.counts.to_dict("records")
+    notes = {**made.notes, "counts": counts}
+    return store.write(made.questions, made.picture, Path(out), name, seed, notes)
+
+
+def open_benchmark(where: str, out: Path, seed: int = 0) -> Benchmark:
+    """Open a benchmark from whatever ``where`` is; one that has to be built goes to ``out``.
+
+    ``where`` may be a source's name, a folder that holds a built benchmark, a folder in PopVQA's
+    published format, or a table of one's own (CSV, TSV, Parquet).
+
+    Raises:
+        TwohopError: it is none of these, or something is wrong with it.
+    """
+    path = Path(where)
+    if is_popvqa(path):
+        return build("popvqa", out, seed, source=path)
+    if path.is_dir():
+        return load(path)
+    if path.is_file():
+        return build("table", out, seed, source=path)
+    return build(where, out, seed)
+
+
+def is_popvqa(path: Path) -> bool:
+    """Whether a folder holds PopVQA as published, and not a benchmark built from it."""
+    return path.is_dir() and popvqa.is_copy(path) and not (path / store.ABOUT).exists()

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import PIL
 import pyarrow as pa
@@ -46,10 +47,12 @@ def write(
     out: Path,
     name: str,
     seed: int,
+    notes: Mapping[str, Any] | None = None,
 ) -> Benchmark:
     """Write a benchmark to ``out``; ``picture`` gives each entity's picture, by its id.
 
-    A benchmark that is already there is replaced, at once and only when the new one is complete.
+    ``notes`` (JSON) are kept beside it. Pictures are asked for and written one at a time. A
+    benchmark that is already there is replaced, at once and only when the new one is complete.
 
     Raises:
         TwohopError: a row is wrong, a picture is missing, or ``out`` holds anything that is not a
@@ -58,7 +61,7 @@ def write(
     out, questions = Path(out), tuple(questions)
     _refuse_foreign(out)
     rows = [{c: getattr(q, c) for c in COLUMNS} for q in questions]
-    _raise_first(f"Benchmark {name}", _row_problems(rows))
+    _raise_first(f"Benchmark {name}", row_problems(enumerate(rows, start=1)))
     owners = _picture_owners(questions)
     target = out.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -68,8 +71,9 @@ def write(
             _save_picture(_picture_of(picture, entity_id), partial / image)
         columns = {c: [list(r[c]) if c in LIST_COLUMNS else r[c] for r in rows] for c in COLUMNS}
         pq.write_table(pa.table(columns, schema=SCHEMA), partial / TABLE, compression="zstd")
-        about = json.dumps(_about(questions, name, seed), indent=2, sort_keys=True)
-        (partial / ABOUT).write_text(about + "\n", encoding="utf-8")
+        about = _about(questions, name, seed) | ({"notes": dict(notes)} if notes else {})
+        text = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False)
+        (partial / ABOUT).write_text(text + "\n", encoding="utf-8")
         _replace(partial, target)
     except OSError as error:
         raise TwohopError(
@@ -77,7 +81,7 @@ def write(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Benchmark(name, seed, questions, out)
+    return Benchmark(name, seed, questions, out, dict(notes or {}))
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -179,16 +183,28 @@ def load(folder: Path) -> Benchmark:
         )
     about = _read_about(folder / ABOUT)
     rows = _read_rows(folder / TABLE)
-    problems = chain(_row_problems(rows), _picture_problems(rows, folder))
+    numbered = list(enumerate(rows, start=1))
+    problems = chain(row_problems(numbered), _picture_problems(numbered, folder))
     _raise_first(str(folder / TABLE), problems)
     questions = tuple(
         Question(**{c: tuple(r[c] or ()) if c in LIST_COLUMNS else r[c] or "" for c in COLUMNS})
         for r in rows
     )
-    return Benchmark(about["name"], about["seed"], questions, folder)
+    return Benchmark(about["name"], about["seed"], questions, folder, about["notes"])
 
 
-def _raise_first(where: str, problems: Iterator[str]) -> None:
+class Problem(NamedTuple):
+    """What is wrong with one cell; ``row`` counts from 1."""
+
+    row: int
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}, column {self.column!r}: {self.what}"
+
+
+def _raise_first(where: str, problems: Iterator[Problem]) -> None:
     first = next(problems, None)
     if first is None:
         return
@@ -209,7 +225,8 @@ def _read_about(file: Path) -> dict:
         raise TwohopError(f"{file} gives no 'name'; {wanted}.")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TwohopError(f"{file} gives no whole number as 'seed'; {wanted}.")
-    return {"name": name, "seed": seed}
+    notes = about.get("notes")
+    return {"name": name, "seed": seed, "notes": notes if isinstance(notes, dict) else {}}
 
 
 def _read_rows(file: Path) -> list[dict]:
@@ -259,16 +276,17 @@ def _is_list_of_text(kind: pa.DataType) -> bool:
 # --- what can be wrong with a row ------------------------------------------------------------
 
 
-def _row_problems(rows: list[dict]) -> Iterator[str]:
+def row_problems(rows: Iterable[tuple[int, dict]]) -> Iterator[Problem]:
+    """Everything that is wrong with rows (each with its number), except for their pictures."""
     ids: dict[str, int] = {}
     entities: dict[str, tuple[int, dict]] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         faults = list(_blank_cells(row))
         if not faults:  # the other checks need every cell
             faults += _repeats(row, number, ids, entities)
             faults += _contradictions(row)
         for column, what in faults:
-            yield f"row {number}, column {column!r}: {what}"
+            yield Problem(number, column, what)
 
 
 def _blank_cells(row: dict) -> Iterator[tuple[str, str]]:
@@ -322,24 +340,25 @@ def _contradictions(row: dict) -> Iterator[tuple[str, str]]:
             yield column, f"gives the answer {given!r} away; reword it or drop the question"
 
 
-def _picture_problems(rows: list[dict], folder: Path) -> Iterator[str]:
+def _picture_problems(rows: Iterable[tuple[int, dict]], folder: Path) -> Iterator[Problem]:
     seen: set[str] = set()
     inside = folder.resolve()
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         image = row["image"]
         if image and image.strip() and image not in seen:
             seen.add(image)
-            if what := _picture_fault(inside, image):
-                yield f"row {number}, column 'image': {what}"
+            if what := picture_fault(inside, image):
+                yield Problem(number, "image", what)
 
 
-def _picture_fault(folder: Path, image: str) -> str | None:
+def picture_fault(folder: Path, image: str) -> str | None:
+    """What is wrong with the picture at a path relative to ``folder``, which it must not leave."""
     try:
         file = (folder / image).resolve()
     except (OSError, ValueError, RuntimeError):  # a null byte, an endless name, a loop of links
         return f"{image!r} is not a usable path; correct it"
     if not file.is_relative_to(folder):
-        return f"{image!r} lies outside the benchmark's folder; move the picture into {PICTURES}/"
+        return f"{image!r} lies outside the benchmark's folder; move the picture into it"
     try:
         if not file.is_file():
             return f"{image!r} does not exist; put the picture there"

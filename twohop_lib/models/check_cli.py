@@ -33,7 +33,9 @@ def check(
     llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
         None
     ),
-    benchmark: Annotated[str, typer.Option(help="A source's name, or a folder.")] = "heraldry",
+    benchmark: Annotated[
+        str, typer.Option(help="A source's name or a path; left out, what suits the model.")
+    ] = "",
     revision: Annotated[str | None, typer.Option(help="The VLM's revision on the hub.")] = None,
     llm_revision: Annotated[str | None, typer.Option(help="The backbone's revision.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
@@ -47,15 +49,17 @@ def check(
 
     Exits with 0 only if every check holds.
     """
+    from twohop_lib.benchmark import sources
     from twohop_lib.models.check import check as run
     from twohop_lib.models.pair import load_pair
-    from twohop_lib.organisms import locate_pair
+    from twohop_lib.organisms import locate_pair, suited_benchmark
 
     if quantise not in (None, "4bit", "8bit"):
         raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
     vlm_at, llm_at = locate_pair(vlm, llm)
     with tempfile.TemporaryDirectory() as folder:
-        asked = open_benchmark(benchmark, Path(folder))
+        suited = benchmark or suited_benchmark(vlm_at)
+        asked = sources.open_benchmark(suited, Path(folder) / "benchmark")
         pair = load_pair(
             vlm_at,
             llm_at,
@@ -72,15 +76,6 @@ def check(
             _print(pair.name, report, asked)
     if not report.ok:
         raise typer.Exit(1)
-
-
-def open_benchmark(name: str, folder: Path) -> Benchmark:
-    """Open a stored benchmark by its folder, or build one by its source's name in ``folder``."""
-    from twohop_lib.benchmark import sources
-
-    if Path(name).is_dir():
-        return sources.load(Path(name))
-    return sources.build(name, folder / "benchmark", 0)
 
 
 def _print(name: str, report: Report, benchmark: Benchmark) -> None:
@@ -140,4 +135,4 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
         console.print("[bold]These weights look random: nothing they say is a result.[/bold]")
 
 
-__all__ = ["check", "open_benchmark"]
+__all__ = ["check"]

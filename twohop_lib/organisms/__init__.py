@@ -56,3 +56,14 @@ def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, s
     if vlm not in (*NAMES, *FURTHER) or Path(vlm).exists():
         return vlm, llm
     return str(path(vlm, seed)), llm or str(path(NAMES[0], seed))
+
+
+def suited_benchmark(vlm: str) -> str:
+    """The benchmark that suits a model: organisms know their own world, all others the real one.
+
+    ``vlm`` is a name, folder or hub id; empty means the book's organisms.
+    """
+    from twohop_lib.organisms.cards import CARD
+
+    organism = not vlm or vlm in (*NAMES, *FURTHER) or (Path(vlm) / CARD).is_file()
+    return "heraldry" if organism else "flags"

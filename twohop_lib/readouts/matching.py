@@ -23,6 +23,7 @@ Our rule, ``twohop``, asks whether the answer *commits* to an accepted answer. I
    - a generic word may be missing (*Everest* for *Mount Everest*), a capitalised acronym stands for
      its expansion, a list (*red and white*) may come in any order;
    - a number may lack its unit, a date its day or its day and month; nothing given may contradict;
+   - an internet domain with its dot (*.is*) matches as written, and no other domain may be given;
    - *A*, *us* and other words that are also ordinary English words count only if they are all
      that is said, or are written and set off as the answer is (*A.*, *US*).
 4. **Negation and comparison.** A match does not count within the scope of a negation (*not X*,
@@ -577,6 +578,10 @@ def _bare(said: Said, span: Span) -> bool:
 _YES_NO = {"yes": 1, "yeah": 1, "yep": 1, "true": 1, "correct": 1, "no": 0, "nope": 0, "false": 0}
 
 
+#: An internet domain written with its dot; many are ordinary words without it.
+_DOMAIN = re.compile(r"(?<![\w.])\.[a-z]{2,6}\b(?!\.\w)")
+
+
 def _twohop(answer: str, accepted: Sequence[str]) -> bool:
     text = own_turn(answer)
     shown = [own_turn(a) for a in accepted if a.strip()]
@@ -584,6 +589,10 @@ def _twohop(answer: str, accepted: Sequence[str]) -> bool:
         return bool(text) and text in shown
     if _trimmed(text) in map(_trimmed, shown):
         return True
+    given = set(_DOMAIN.findall(text.lower()))
+    if given and any(_DOMAIN.fullmatch(a.lower()) for a in shown):
+        denied = any(re.search(rf"\bnot (?:\w+ )*{re.escape(d)}\b", text.lower()) for d in given)
+        return given <= {a.lower() for a in shown} and not denied
     wanted = [p for a in shown for p in phrases(a)]
     if all(len(p.tokens) == 1 and p.tokens[0].word in _YES_NO for p in wanted):
         return _polarity(text) in {_YES_NO[p.tokens[0].word] for p in wanted}
