@@ -220,10 +220,15 @@ backbone = next(iter(pairs.values())).llm
 named = []
 for task in ("identify", "fact") if backbone is not None else ():
     engine = Engine(backbone, rows)
-    chosen = sweeps.pairs_for(
-        backbone, questions, task, set(questions.entities()), donors
-    )
     # Only names of as many tokens can be exchanged; there may be none.
+    chosen = sweeps.pairs_for(
+        backbone,
+        questions,
+        task,
+        set(questions.entities()),
+        donors,
+        alike_names=True,
+    )
     with contextlib.suppress(sweeps.NothingLeft):
         named.append(
             sweeps.cross_patch(

@@ -186,14 +186,28 @@ for layer in range(s_main, backbone.n):
 # %% [markdown]
 # ## The sweep
 #
-# Attribution on the backbone with names, and on each VLM with pictures; then the deadline for
-# states taken after one, two and three blocks, with a wrong entity's state beside.
+# Attribution on the backbone with names (two at a time, of equally many tokens), and on each VLM
+# with pictures; then the deadline for states taken after one, two and three blocks, with a wrong
+# entity's state beside.
 
 
 # %%
+everyone = open_questions(benchmark, seed, "", wording, 0)
+alike = sweeps.pairs_for(
+    pair.backbone,
+    everyone,
+    "fact",
+    set(everyone.entities()),
+    1,
+    alike_names=True,
+)
+asked_of = set(questions.entities())
+alike = [p for p in alike if p.target.entity_id in asked_of]
+
+
 def contrasts(engine, by_picture, limit=24):
-    record = sweeps.Recorder(engine, questions, "fact", True, 0)
-    for pair_ in chosen[:limit]:
+    record = sweeps.Recorder(engine, everyone, "fact", True, 0)
+    for pair_ in alike[:limit]:
         if by_picture:
             clean, corrupt = (
                 record(pair_.target),
@@ -370,7 +384,6 @@ show(
 # of half of the others. Read off the deadline's curve at that layer, what should the VLM recall?
 
 # %%
-everyone = open_questions(benchmark, seed, "", wording, 0)
 houses = sweeps.one_per_entity(everyone.questions)
 name_states = probes.name_states(backbone, houses)[:, s_main]
 nothing = late_write[late_write["arm"] == "nothing"]["correct"].mean()

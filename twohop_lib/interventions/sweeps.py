@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.models.blocks import UnsupportedSite
-from twohop_lib.prompts import Prompt
+from twohop_lib.prompts import Prompt, count_tokens
 from twohop_lib.readouts.matching import matches
 from twohop_lib.runs import store
 from twohop_lib.runs.evaluate import judge
@@ -66,14 +67,20 @@ class Pair:
 
 
 def pick_pairs(
-    model: Any, questions: Sequence[Question], task: Task, per_target: int = 2, seed: int = 0
+    model: Any,
+    questions: Sequence[Question],
+    task: Task,
+    per_target: int = 2,
+    seed: int = 0,
+    alike_names: bool = False,
 ) -> list[Pair]:
     """Give each question donors that can be told apart from it by the first token of the answer.
 
     Donors are drawn from the other entities among ``questions``; for facts they must have the
     same relation and another answer. Where there are several types of entity, one donor in two is
-    of another type. ``questions`` are one per entity for "identify". A target for which no donor
-    is found is left out.
+    of another type. ``questions`` are one per entity for "identify". With ``alike_names`` a
+    donor's name has as many tokens as the target's. A target for which no donor is found is left
+    out.
     """
     rng = np.random.default_rng(seed)
     picture = isinstance(model, Vlm)
@@ -81,15 +88,21 @@ def pick_pairs(
         id(q): first_token(model, prompt_of(q, task, picture), accepted(q, task)[0])
         for q in questions
     }
+    length = {q.entity: count_tokens(q.entity, model.tokenizer) for q in questions}
+    # The same few answers are compared again and again.
+    right = lru_cache(maxsize=None)(matches)
+    groups: dict[tuple[str, str], list[Question]] = {}
+    for q in questions:
+        groups.setdefault(_kind_of(q, task), []).append(q)
     pairs = []
     for target in questions:
         able = [
             q
-            for q in questions
+            for q in groups[_kind_of(target, task)]
             if q.entity_id != target.entity_id
             and first[id(q)] != first[id(target)]
-            and not matches(accepted(q, task)[0], accepted(target, task))
-            and (task == "identify" or (q.relation, q.wording) == (target.relation, target.wording))
+            and not right(accepted(q, task)[0], accepted(target, task))
+            and (not alike_names or length[q.entity] == length[target.entity])
         ]
         drawn = [able[i] for i in rng.permutation(len(able))]
         other = [q for q in drawn if q.noun != target.noun]
@@ -99,6 +112,11 @@ def pick_pairs(
             chosen = [*same[: (per_target + 1) // 2], *other[: per_target // 2]]
         pairs += [Pair(target, donor) for donor in chosen]
     return pairs
+
+
+def _kind_of(question: Question, task: Task) -> tuple[str, str]:
+    """What a donor must have in common with its target: nothing, if both are to be named."""
+    return ("", "") if task == "identify" else (question.relation, question.wording)
 
 
 def one_per_entity(questions: Sequence[Question]) -> list[Question]:
@@ -116,17 +134,19 @@ def pairs_for(
     entities: Collection[str],
     per_target: int = 2,
     seed: int = 0,
+    alike_names: bool = False,
 ) -> list[Pair]:
     """Pairs for a task: targets and donors among ``entities``, one question for each target.
 
-    A donor's own question is one about the same relation.
+    A donor's own question is one about the same relation. With ``alike_names`` its name has as
+    many tokens as the target's.
     """
     asked = [q for q in one_per_entity(benchmark.questions) if q.entity_id in entities]
     pool = asked
     if task == "fact":
         pool = [q for q in benchmark.questions if q.entity_id in entities]
     chosen = {q.question_id for q in asked}
-    found = pick_pairs(model, pool, task, per_target, seed)
+    found = pick_pairs(model, pool, task, per_target, seed, alike_names)
     return [pair for pair in found if pair.target.question_id in chosen]
 
 
