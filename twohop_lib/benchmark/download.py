@@ -22,7 +22,6 @@ TIMEOUT = httpx.Timeout(20.0)
 #: Seconds to wait before each further try; a server that is busy may not be in a moment.
 WAITS = (0.5, 2.0, 5.0)
 _REDIRECTS = 5
-_CHUNK = 1 << 16
 
 
 class _Again(Exception):
@@ -163,7 +162,8 @@ def _receive(url: str, reply: httpx.Response, partial: Path, max_bytes: int, res
     if size + length > max_bytes:
         raise too_large
     with partial.open("ab" if resumed else "wb") as out:
-        for chunk in reply.iter_bytes(_CHUNK):
+        # As it comes: of what a cut connection brought, nothing is to be lost.
+        for chunk in reply.iter_raw():
             size += len(chunk)
             if size > max_bytes:
                 out.close()

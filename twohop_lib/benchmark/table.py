@@ -194,7 +194,6 @@ def _check(
     _name(drafts)
     ordered = [(number, {c: draft[c] for c in COLUMNS}) for number, draft in drafts]
     problems += row_problems(ordered)
-    problems += _other_pictures(drafts)
     found: dict[str, Path] = {}
     faults: dict[str, str] = {}
     for number, draft in drafts:
@@ -206,6 +205,7 @@ def _check(
                 faults[image] = str(error).removesuffix(".")
         if image in faults:
             problems.append(Problem(number, "image", faults[image]))
+    problems += _other_pictures((n, d) for n, d in drafts if d["image"] in found)
     return found
 
 
@@ -222,7 +222,7 @@ def _name(drafts: list[tuple[int, dict]]) -> None:
             draft["question_id"] = f"{entity}-{draft['relation']}-{draft['wording']}"
 
 
-def _other_pictures(drafts: list[tuple[int, dict]]) -> list[Problem]:
+def _other_pictures(drafts: Iterable[tuple[int, dict]]) -> list[Problem]:
     first: dict[str, tuple[int, str]] = {}
     problems = []
     for number, draft in drafts:

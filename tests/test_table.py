@@ -1,0 +1,429 @@
+"""The reader's own table: read when it is right, refused by file, row and column when it is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_server import serving
+from PIL import Image
+from typer.testing import CliRunner
+
+from twohop_lib.benchmark import download, table
+from twohop_lib.benchmark.rows import BadTable
+from twohop_lib.benchmark.sources import build, open_benchmark
+from twohop_lib.cli import app
+from twohop_lib.errors import TwohopError
+
+BRIDGES = {
+    "Tower Bridge": ("London", "1894"),
+    "Rialto Bridge": ("Venice", "1591"),
+    "Charles Bridge": ("Prague", "1402"),
+    "Ponte Vecchio": ("Florence", "1345"),
+}
+TEMPLATES = {"city": "In which city does {entity} stand?", "year": "When was {entity} finished?"}
+
+
+def rows() -> list[dict[str, str]]:
+    return [
+        {
+            "entity": name,
+            "image": f"{name.split()[0].lower()}.png",
+            "noun": "bridge",
+            "relation": relation,
+            "question": template,
+            "answers": answer,
+        }
+        for name, answers in BRIDGES.items()
+        for (relation, template), answer in zip(TEMPLATES.items(), answers, strict=True)
+    ]
+
+
+def put(folder: Path, content: list[dict[str, str]], name: str = "bridges.csv") -> Path:
+    file = folder / name
+    columns = list(dict.fromkeys(c for row in content for c in row))
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns, delimiter="\t" if name.endswith("tsv") else ",")
+        writer.writeheader()
+        writer.writerows(content)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, name in enumerate(BRIDGES):
+        size = (20 + 4 * i, 12)
+        Image.new("RGB", size, (40 * i, 90, 120)).save(tmp_path / f"{name.split()[0].lower()}.png")
+    return tmp_path
+
+
+def changed(row: int, **cells: str) -> list[dict[str, str]]:
+    content = rows()
+    content[row - 1] |= cells
+    return content
+
+
+def problems(file: Path, **options) -> list[str]:
+    with pytest.raises(BadTable) as caught:
+        table.read(file, **options)
+    assert str(caught.value).startswith(f"{file}, row ")
+    assert str(caught.value).count("\n") == 0
+    return [str(p) for p in caught.value.problems]
+
+
+# --- what is right ---
+
+
+def test_a_table_becomes_questions_in_both_ways(folder):
+    read = table.read(put(folder, rows()))
+    assert len(read.questions) == 8
+    q = read.questions[0]
+    assert (q.entity, q.relation, q.answers) == ("Tower Bridge", "city", ("London",))
+    assert q.question_by_name == "In which city does Tower Bridge stand?"
+    assert q.question_by_picture == "In which city does the bridge in this picture stand?"
+    assert q.identify_prompt == "Which bridge is shown in this picture?"
+    assert set(q.distractors) == {"Venice", "Prague", "Florence"}
+    assert read.picture(q.entity_id).size == (20, 12)
+    assert read.notes == {"skipped rows": 0}
+    assert read.counts.to_dict("list")["facts"] == [8, 8]
+
+
+def test_three_formats_say_the_same(folder):
+    parquet = folder / "bridges.parquet"
+    pq.write_table(pa.Table.from_pylist(rows()), parquet)
+    lists = folder / "lists.parquet"
+    pq.write_table(pa.Table.from_pylist([r | {"answers": [r["answers"]]} for r in rows()]), lists)
+    files = [put(folder, rows()), put(folder, rows(), "bridges.tsv"), parquet, lists]
+    assert len({table.read(file).questions for file in files}) == 1
+
+
+def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
+    file = put(folder, rows())
+    one, two = (build("table", tmp_path / n, 5, source=file) for n in ("one", "two"))
+    for path in one.root.rglob("*.*"):
+        assert path.read_bytes() == (two.root / path.relative_to(one.root)).read_bytes()
+    assert open_benchmark(str(file), tmp_path / "three", 5).hash == one.hash
+
+
+@pytest.mark.parametrize(
+    ("cell", "answers"),
+    [
+        ("London|Greater London", ("London", "Greater London")),
+        ('["London", "Londres"]', ("London", "Londres")),
+        ("['London', \"King's town\"]", ("London", "King's town")),
+        (" London ", ("London",)),
+    ],
+)
+def test_lists_may_be_written_in_several_ways(folder, cell, answers):
+    assert table.read(put(folder, changed(1, answers=cell))).questions[0].answers == answers
+
+
+def test_questions_may_be_given_in_full(folder):
+    content = [
+        {k: v for k, v in row.items() if k != "question"}
+        | {
+            "question_by_name": f"Where is {row['entity']} ({row['relation']})?",
+            "question_by_picture": f"Where is this ({row['relation']})?",
+        }
+        for row in rows()
+    ]
+    q = table.read(put(folder, content)).questions[0]
+    assert q.question_by_picture == "Where is this (city)?"
+
+
+def test_what_is_left_out_is_made_up(folder):
+    content = [{k: r[k] for k in ("entity", "image", "question", "answers")} for r in rows()]
+    q = table.read(put(folder, content)).questions
+    assert q[0].question_by_picture == "In which city does the thing in this picture stand?"
+    assert [x.relation for x in q[:2]] == ["fact 1", "fact 2"]
+    assert len({x.question_id for x in q}) == 8 and q[0].entity_id == "tower-bridge"
+
+
+def test_ids_that_are_no_file_names_do_no_harm(folder, tmp_path):
+    content = [r | {"entity_id": "../../" + r["entity"]} for r in rows()]
+    built = build("table", tmp_path / "b", source=put(folder, content))
+    assert all(q.image.startswith("images/") and ".." not in q.image for q in built.questions)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(folder):
+    file = put(folder, rows())
+    text = file.read_text("utf-8").replace("\r\n", "\n\n")
+    file.write_text("\ufeff" + text, "utf-8")
+    assert len(table.read(file).questions) == 8
+
+
+# --- what is wrong with a row ---
+
+FAULTS = {
+    "no picture": ({"image": "gone.png"}, "row 3, column 'image': 'gone.png' does not exist"),
+    "outside": ({"image": "../secret.png"}, "column 'image': '../secret.png' lies outside"),
+    "absolute": ({"image": "/etc/hostname"}, "column 'image': '/etc/hostname' lies outside"),
+    "file scheme": ({"image": "file:///etc/passwd"}, "not an http or https address"),
+    "data scheme": ({"image": "data:image/png;base64,AA"}, "not an http or https address"),
+    "private": ({"image": "http://127.0.0.1/a.png"}, "private or local address"),
+    "link-local": ({"image": "http://169.254.169.254/x"}, "private or local address"),
+    "no answer": ({"answers": " | "}, "row 3, column 'answers': is empty"),
+    "empty list": ({"answers": "[]"}, "row 3, column 'answers': is empty"),
+    "broken list": ({"answers": "['a'"}, "row 3, column 'answers': begins like a list"),
+    "nested list": ({"answers": "[['a']]"}, "row 3, column 'answers': holds a list in a list"),
+    "no entity": ({"entity": ""}, "row 3, column 'entity': is empty"),
+    "no question": ({"question": ""}, "row 3, column 'question': is empty"),
+    "no mark": ({"question": "Where is it?"}, "column 'question': needs {entity} once"),
+    "two marks": ({"question": "{entity} {entity}?"}, "needs {entity} once"),
+    "other mark": ({"question": "{entity} {city}?"}, "needs {entity} once"),
+    "answer in it": (
+        {"answers": "Rialto Bridge"},
+        "column 'question_by_name': gives the answer 'Rialto Bridge' away",
+    ),
+    "name in it": (
+        {"question": "Was the rialto  bridge, or {entity}, older?"},
+        "column 'question_by_picture': gives the name 'Rialto Bridge' away",
+    ),
+    "alias in it": ({"aliases": "Picture"}, "gives the name 'Picture' away"),
+    "unknown split": ({"split": "train"}, "column 'split': 'train' is unknown"),
+    "twice": ({"question_id": "x", "relation": "a"}, ""),
+    "null": ({"noun": "bri\0dge"}, "row 3, column 'noun': has a null character"),
+    "long": ({"answers": "x" * 1_000_001}, "has a cell of more than 1,000,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in FAULTS if n != "twice"])
+def test_a_bad_row_is_refused_by_row_and_column_or_skipped(folder, name):
+    cells, told = FAULTS[name]
+    file = put(folder, changed(3, **cells))
+    found = problems(file)
+    assert told in found[0] and found[0].startswith("row 3, column ")
+    kept = table.read(file, skip_bad=True)
+    bad = {int(p.split(",")[0].removeprefix("row ")) for p in found}
+    assert len(kept.questions) == 8 - len(bad)
+    assert kept.notes["skipped rows"] == len(bad)
+    assert kept.notes["skipped"][0] == found[0]
+    assert "Venice" not in {q.answers[0] for q in kept.questions}
+
+
+def test_ids_that_are_used_twice_are_refused(folder):
+    content = rows()
+    content[1]["question_id"] = content[4]["question_id"] = "same"
+    assert problems(put(folder, content)) == [
+        "row 5, column 'question_id': 'same' is used in row 2 already; make it unique"
+    ]
+    content = [*rows(), rows()[0]]
+    assert problems(put(folder, content))[0].startswith("row 9, column 'question_id'")
+
+
+def test_an_entity_has_one_name_and_one_picture(folder):
+    found = problems(put(folder, changed(2, image="rialto.png")))
+    assert "give an entity one picture" in found[0]
+    found = problems(put(folder, changed(2, entity_id="tower-bridge", entity="Tower Bridge X")))
+    assert "for the same entity 'tower-bridge'" in found[0]
+
+
+def test_all_problems_are_told(folder):
+    content = [r | {"answers": ""} for r in rows()]
+    assert len(problems(put(folder, content))) == 8
+    with pytest.raises(BadTable, match=r"row 1, column 'answers': .* \(and 7 more\)"):
+        table.read(put(folder, content), skip_bad=True)
+
+
+def test_a_row_with_cells_too_many_or_too_few(folder):
+    file = put(folder, rows())
+    lines = file.read_text().splitlines()
+    lines[2] += ",more"
+    lines[5] = "Charles Bridge"
+    file.write_text("\n".join(lines))
+    found = problems(file)
+    assert found[0] == (
+        "row 2, column 'entity': the row has 7 cells and the header 6; quote cells that hold a "
+        "separator"
+    )
+    assert found[1].startswith("row 5, column 'entity': the row has 1 cells")
+    assert len(table.read(file, skip_bad=True).questions) == 6
+
+
+def test_wrong_encodings_are_named(folder):
+    file = put(folder, changed(3, answers="Zürich"))
+    file.write_bytes(file.read_text("utf-8").encode("latin-1"))
+    assert problems(file) == [
+        "row 3, column 'answers': is not UTF-8 (byte 0xFC); save the table as UTF-8"
+    ]
+    assert len(table.read(file, skip_bad=True).questions) == 7
+    file.write_bytes(put(folder, rows()).read_text("utf-8").encode("utf-16"))
+    with pytest.raises(TwohopError, match="is in UTF-16 or UTF-32; save it as UTF-8"):
+        table.read(file)
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 by 60,000 pixels in a few hundred bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_pictures_that_are_none_or_too_large(folder):
+    (folder / "text.png").write_text("not a picture")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "cut.png").write_bytes((folder / "tower.png").read_bytes()[:40])
+    (folder / "link.png").symlink_to("/etc/hostname")
+    (folder / "sub").mkdir()
+    for image, told in {
+        "text.png": "cannot be read as a picture",
+        "bomb.png": "has more than 50,000,000 pixels",
+        "cut.png": "cannot be read as a picture",
+        "link.png": "lies outside",
+        "sub": "does not exist",
+    }.items():
+        started = time.perf_counter()
+        found = problems(put(folder, changed(3, image=image)))
+        assert found[0].startswith("row 3, column 'image': ") and told in found[0]
+        assert time.perf_counter() - started < 5
+
+
+def test_a_field_of_fifty_megabytes_costs_little(folder):
+    file = put(folder, rows())
+    with file.open("a", encoding="utf-8") as out:
+        for quoted in ('"', ""):
+            out.write(f"Big,a.png,bridge,city,Where is {{entity}}?,{quoted}")
+            for _ in range(50):
+                out.write("x" * 1_000_000)
+            out.write(f"{quoted}\n")
+        out.write("Last,tower.png,bridge,city,Where is {entity}?,Rome\n")
+    tracemalloc.start()
+    found = problems(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [p.split(":")[0] for p in found] == ["row 9, column 'entity'", "row 10, column 'entity'"]
+    assert all("has a cell of more than 1,000,000 characters" in p for p in found)
+    assert peak < 30_000_000
+    assert table.read(file, skip_bad=True).questions[-1].entity == "Last"
+
+
+# --- what is wrong with the file ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", b"", "is empty; it needs a line with the names of columns"),
+        ("a.csv", b"entity,answers\nx,y\n", "column 'image': is missing; add it"),
+        ("a.csv", b"entity,image,answers,noun,noun\n", "column 'noun': is there twice"),
+        ("a.csv", b"entity,image,answers,question\n", "has no rows"),
+        ("a.csv", b"PK\x03\x04\x00\x00", "is a spreadsheet or archive; save it as CSV"),
+        ("a.parquet", b"PAR1 nothing", "is not a readable Parquet file"),
+        ("a.xlsx", b"PK", "is not a table that can be read; use .csv, .tsv, .parquet"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TwohopError, match=told):
+        table.read(tmp_path / name)
+
+
+def test_missing_things_are_said(tmp_path):
+    with pytest.raises(TwohopError, match="does not exist; give a table"):
+        table.read(tmp_path / "none.csv")
+    with pytest.raises(TwohopError, match="Give the table .* with --source"):
+        build("table", tmp_path / "out")
+    with pytest.raises(TwohopError, match="is not a folder; give the one that holds the pictures"):
+        table.read(put(tmp_path, rows()), images=tmp_path / "none")
+    with pytest.raises(TwohopError, match="Source table has no option 'imgs'; it has: source"):
+        build("table", tmp_path / "out", imgs=3)
+
+
+# --- pictures by address ---
+
+
+@pytest.fixture
+def web(monkeypatch, tmp_path):
+    """A server that the guard takes for a public one."""
+    monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "WAITS", ())
+    with serving() as it:
+        guard = download.guard_public
+
+        def lenient(url: str) -> None:
+            if not url.startswith(it.url):
+                guard(url)
+
+        monkeypatch.setattr(download, "guard_public", lenient)
+        buffer = io.BytesIO()
+        Image.new("RGB", (9, 9), "red").save(buffer, "PNG")
+        it.files["/rialto.png"] = buffer.getvalue()
+        yield it
+
+
+def test_pictures_are_fetched_once_and_kept(folder, web):
+    content = rows()
+    for row in content[2:4]:
+        row["image"] = web.url + "/rialto.png"
+    file = put(folder, content)
+    read = table.read(file)
+    assert read.picture(read.questions[2].entity_id).size == (9, 9)
+    table.read(file)
+    assert len(web.asked) == 1
+
+
+def test_addresses_that_give_no_picture_are_problems_of_their_row(folder, web):
+    web.files["/page"] = b"<html>not found</html>"
+    web.redirects["/in"] = "http://10.0.0.1/router.png"
+    for path, told in {
+        "/page": "is not a picture that can be read",
+        "/none.png": "does not exist (404)",
+        "/in": "private or local address (10.0.0.1)",
+    }.items():
+        found = problems(put(folder, changed(3, image=web.url + path)))
+        assert found[0].startswith("row 3, column 'image': ") and told in found[0]
+
+
+# --- from the command line ---
+
+
+def run(*arguments, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
+    if isinstance(result.exception, TwohopError):
+        assert code == 1
+        return result.output + str(result.exception)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_table_is_validated_shown_and_built(folder, tmp_path):
+    file = put(folder, rows())
+    assert "table (seed 0): 4 entities, 8 questions" in run("validate", file)
+    run("show", file, "--out", tmp_path / "sheet.html")
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("<img") == 4 and "In which city does Tower Bridge stand?" in page
+    bad = put(folder, [*changed(3, image="gone.png"), {**rows()[0], "answers": ""}], "bad.csv")
+    told = run("validate", bad, code=1)
+    assert f"{bad}, row 3, column 'image': 'gone.png' does not exist" in told
+    assert f"{bad}, row 9, column 'answers': is empty; fill it in" in told
+    told = run("build", "table", "--source", bad, "--skip-bad", "--out", tmp_path / "built")
+    assert "2 row(s) skipped" in told and "4 entities" in told
+    notes = json.loads((tmp_path / "built" / "benchmark.json").read_text())["notes"]
+    assert notes["skipped rows"] == 2
+    assert notes["skipped by column"] == {"answers": 1, "image": 1}
+
+
+def test_ten_thousand_rows_take_seconds(folder):
+    content = [
+        r
+        | {"entity": f"{r['entity']} number{i}", "question_id": f"{r['image']}-{i}-{r['relation']}"}
+        for i in range(1250)
+        for r in rows()
+    ]
+    started = time.perf_counter()
+    assert len(table.read(put(folder, content)).questions) == 10_000
+    assert time.perf_counter() - started < 40
