@@ -23,8 +23,16 @@
 #   {glue:text}`n_facts` facts, each asked by name and by picture in {glue:text}`n_wordings`
 #   wordings.
 # - No question by picture contains a name ({glue:text}`n_leaks` leaks in
-#   {glue:text}`n_questions` questions), and no quarter of a coat of arms tells more than that it
+#   {glue:text}`n_questions` questions of all sources), and no quarter of a coat of arms tells more than that it
 #   is one of {glue:text}`smallest_group` houses or more.
+# - For models that know the real world there are {glue:text}`n_flags` countries and their drawn
+#   flags, with {glue:text}`n_flag_facts` facts and nothing to download; PopVQA, read as published;
+#   and a table of one's own.
+# - Of right answers about those countries, the rule published with PopVQA refuses
+#   {glue:text}`popvqa_refuses` %. An answer that names the right thing only to deny it passes in
+#   {glue:text}`popvqa_denied` % (PopVQA's rule) and {glue:text}`inclusion_denied` % (inclusion) of
+#   cases. On the organisms' answers the choice of rule moves a gap by up to
+#   {glue:text}`rule_moves` points.
 # - Against {glue:text}`n_labelled` answers labelled by hand, our scoring rule (tuned on them)
 #   agrees in {glue:text}`agree_twohop` %, the two published rules in {glue:text}`agree_popvqa` % and
 #   {glue:text}`agree_inclusion` %.
@@ -38,7 +46,9 @@
 # - **by name**: *Who founded the house of Valric?*
 # - **by picture**: a picture, and *Who founded the house in this picture?*
 #
-# This chapter builds one, looks at it, and checks what could spoil the comparison: names that leak
+# Four sources yield such questions: *heraldry*, the fictional world of this book's organisms;
+# *flags*, real countries for published models; *PopVQA*, the field's own data set; and a *table* of
+# your own. This chapter looks at each, and checks what could spoil the comparison: names that leak
 # into the question, pictures that give the entity away too cheaply, answers that can be guessed,
 # and rules that score the answers wrongly.
 
@@ -48,6 +58,9 @@
 # %% tags=["parameters"]
 benchmark = "heraldry"  # which source
 seed = 0  # which world; the same seed gives the same files, byte for byte
+popvqa_copy = (
+    ""  # a local copy of PopVQA, or "hub"; "" shows six questions instead
+)
 
 # %% tags=["remove-cell"]
 try:
@@ -61,11 +74,14 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from twohop_lib import charts
-from twohop_lib.benchmark import heraldry, sources
+from PIL import Image
+from twohop_lib import charts, records
+from twohop_lib.benchmark import flags, heraldry, popvqa, sources
 from twohop_lib.benchmark.leaks import leaks
+from twohop_lib.errors import TwohopError
 from twohop_lib.nb import glue, show, show_picture
-from twohop_lib.readouts import agreement, labelled_cases, matches
+from twohop_lib.organisms import STUDY
+from twohop_lib.readouts import agreement, gap, labelled_cases, matches
 from twohop_lib.stats import proportion_interval
 
 built = sources.build(
@@ -81,11 +97,10 @@ facts = table.drop_duplicates(["entity_id", "relation"])
 glue("bench_seed", str(seed))
 glue("n_entities", str(len(built.entities())))
 glue("n_facts", str(len(facts)))
-glue("n_questions", str(len(table)))
 glue("n_wordings", str(table["wording"].nunique()))
 
 # %% [markdown]
-# ## What is in it
+# ## Heraldry, the organisms' world
 #
 # *Heraldry* is a fictional world: noble houses with names, coats of arms, and one answer for each
 # of five relations. It is closed and made from a seed, so nothing in it was ever on the internet.
@@ -132,9 +147,165 @@ facts.groupby("split")["entity_id"].agg(["nunique", "count"]).rename(
 )
 
 # %% [markdown]
+# ## Flags, for published models
+#
+# A published model knows nothing of these houses, and much about countries. *Flags* draws those
+# flags that geometry describes, in their official proportions and colours
+# ({numref}`fig-flags`), so a notebook with no data at hand gets a result in its first minutes.
+
+# %% tags=["hide-input"]
+codes = tuple(c.code for c in flags.countries())
+show_picture(
+    flags.contact_sheet(codes[:: len(codes) // 40][:40], width=108),
+    "fig-flags",
+    f"Some of the {len(codes)} flags, drawn from specifications. Flags with arms or writing are "
+    "left out, unless the civil flag does without.",
+    alt="A grid of forty national flags with the countries' names below them.",
+)
+
+# %%
+facts_known = flags.facts()
+facts_known.groupby("relation", sort=False).agg(
+    countries=("code", "size"),
+    example=("answers", lambda a: " · ".join(a.iloc[0])),
+).assign(country=facts_known["country"].iloc[0])
+
+# %% [markdown]
+# A fact that the country's name says already (the capital of *Luxembourg*) is not asked, nor one
+# that is disputed or has changed of late. Flags that could be taken for one another, such as those
+# of Chad and Romania, are marked; `distinct` leaves them out.
+
+# %%
+flag_questions = flags.read(seed).questions
+pd.concat(
+    {
+        "all": flags.read(seed).counts,
+        "distinct": flags.read(seed, distinct=True).counts,
+    },
+    names=["flags"],
+).droplevel(1)
+
+# %% tags=["remove-cell"]
+glue("n_flags", str(len(codes)))
+glue(
+    "n_flag_facts",
+    str(len({(q.entity_id, q.relation) for q in flag_questions})),
+)
+
+# %% [markdown]
+# ## PopVQA, read as published
+#
+# {cite:t}`cohen2025performance` release entities, pictures and questions in two tables. The library
+# reads them from the hub or from a copy, and says what each filter takes. With `popvqa_copy` set,
+# the counts below are those of the data set; in this book, which is made without network, they are
+# those of six questions, the first two of them the paper's own examples.
+
+# %% tags=["hide-input"]
+PETER = "St. Peter's Basilica"
+EXAMPLES = [
+    (
+        "Robin Williams",
+        "Who is the spouse of {}?",
+        "the subject in this image",
+        "Valerie Velardi",
+    ),
+    (
+        PETER,
+        "Who was the architect of {}?",
+        "the structure in this image",
+        "Michelangelo",
+    ),
+    (
+        PETER,
+        "Is {} a church or a palace?",
+        "the structure in this image",
+        "church",
+    ),
+    (
+        PETER,
+        "In which part of Rome is {}?",
+        "the structure in this image",
+        "Rome",
+    ),
+    (
+        PETER,
+        "Who was buried in {}?",
+        "st. peter's  basilica, shown here",
+        "Bernini",
+    ),
+    ("Robin Williams", "When was he born?", "", "1951"),
+]
+folder = Path(tempfile.mkdtemp())
+kinds = {"Robin Williams": "celebs", PETER: "landmarks"}
+pd.DataFrame(
+    [
+        (f"Q{i}", n, "[]", k, f"{i}.png")
+        for i, (n, k) in enumerate(kinds.items())
+    ],
+    columns=popvqa.OF_ENTITIES,
+).to_csv(folder / popvqa.ENTITIES, index=False)
+pd.DataFrame(
+    [
+        (
+            f"Q{list(kinds).index(n)}",
+            n,
+            q.format(n),
+            q.format(shown),
+            repr([a]),
+        )
+        for n, q, shown, a in EXAMPLES
+    ],
+    columns=popvqa.OF_QUESTIONS,
+).to_csv(folder / popvqa.QUESTIONS, index=False)
+
+# %%
+source = {"": folder, "hub": None}.get(popvqa_copy, popvqa_copy)
+published = popvqa.read(source, entities=0, seed=seed)
+published.counts.style.hide(axis="index")
+
+# %% [markdown]
+# What is left, as a model is asked it. The four prompts for the name are the paper's, and pictures
+# are fitted into 336 by 336 pixels on black, as there.
+
+# %%
+pd.DataFrame(
+    [
+        (q.question_by_name, q.question_by_picture, q.identify_prompt)
+        for q in published.questions[:4]
+    ],
+    columns=["by name", "by picture", "for the name"],
+).style.hide(axis="index")
+
+# %% [markdown]
+# ## A table of your own
+#
+# One fact a row: the entity, its picture (a file, or an address), the accepted answers, and a
+# question with `{entity}` in it. Rows with problems are refused by row and column, or skipped and
+# counted.
+
+# %%
+mine = Path(tempfile.mkdtemp())
+Image.new("RGB", (64, 48), "grey").save(mine / "rialto.png")
+(mine / "bridges.csv").write_text(
+    "entity,image,noun,question,answers\n"
+    "Rialto Bridge,rialto.png,bridge,In which city does {entity} stand?,Venice|Venezia\n"
+    "Rialto Bridge,rialto.png,bridge,When was {entity} finished?,1591\n"
+    "Tower Bridge,tower.png,bridge,In which city does {entity} stand?,London\n"
+)
+try:
+    sources.material("table", source=mine / "bridges.csv")
+except TwohopError as error:
+    print(str(error).replace(f"{mine}/", ""))
+kept = sources.material(
+    "table", source=mine / "bridges.csv", skip_bad=True
+)
+print(kept.questions[0].question_by_picture)
+kept.counts.style.hide(axis="index")
+
+# %% [markdown]
 # ## The method
 #
-# A question by picture must not contain the entity's name, in any case or form. Replacing the name
+# What all sources share: a question by picture must not contain the entity's name, in any case or form. Replacing the name
 # by string search, as has been done, is not enough: *Apple Pie* is not *apple pie*, and the *bee*
 # in *beetle* is no leak. The check compares whole words, with case and accents folded.
 
@@ -145,18 +316,20 @@ print(
 print(leaks("Which beetle is in this picture?", ["bee"]))
 
 # %%
+asked = [*built.questions, *flag_questions, *published.questions]
 found = [
     leak
-    for row in table.itertuples()
-    for text in (row.question_by_picture, row.identify_prompt)
-    if (leak := leaks(text, [row.entity, *row.aliases]))
+    for q in asked
+    for text in (q.question_by_picture, q.identify_prompt)
+    if (leak := leaks(text, [q.entity, *q.aliases]))
 ]
 print(
-    f"{len(found)} leaks in {len(table)} questions by picture and their identify prompts"
+    f"{len(found)} leaks in {len(asked)} questions by picture and their identify prompts"
 )
 
 # %% tags=["remove-cell"]
 glue("n_leaks", str(len(found)))
+glue("n_questions", str(len(asked)))
 
 # %% [markdown]
 # ## Results
@@ -270,6 +443,127 @@ pd.DataFrame(
 ).style.hide(axis="index")
 
 # %% [markdown]
+# ### What the rules do to real answers
+#
+# The same three rules on countries: each fact's own first answer, which is right; another country's,
+# which is wrong; the right one named only to deny it; and the question, repeated with nothing said.
+# {numref}`fig-real` gives the first by relation: *EUR*, *.fr* and *+33* have no word of four letters.
+
+# %%
+standard = [q for q in flag_questions if q.wording == "standard"]
+verdicts = pd.DataFrame(
+    [
+        {
+            "relation": q.relation.replace("_", " "),
+            "rule": rule,
+            "right": matches(q.answers[0], q.answers, rule),
+            "wrong": matches(q.distractors[0], q.answers, rule),
+            "denied": matches(
+                f"It is {q.distractors[0]}, not {q.answers[0]}.",
+                q.answers,
+                rule,
+            ),
+            "echo": matches(q.question_by_name, q.answers, rule),
+        }
+        for q in standard
+        for rule in ("twohop", "popvqa", "inclusion")
+    ]
+)
+per_rule = verdicts.groupby("rule")[
+    ["right", "wrong", "denied", "echo"]
+].mean()
+per_rule.rename(
+    columns={
+        "right": "accepted: right",
+        "wrong": "wrong",
+        "denied": "denied",
+        "echo": "question repeated",
+    }
+).style.format("{:.1%}")
+
+# %% tags=["hide-input"]
+by_relation = (
+    verdicts.groupby(["relation", "rule"], sort=False)["right"]
+    .mean()
+    .rename("share")
+    .reset_index()
+)
+never = by_relation[
+    (by_relation["rule"] == "popvqa") & (by_relation["share"] < 0.05)
+]
+show(
+    charts.rule_shares(
+        by_relation,
+        f"One published rule hardly ever accepts a right {' or '.join(never['relation'])}"
+        if len(never)
+        else "Right answers accepted under three scoring rules",
+        x_title="Right answers accepted (%)",
+    ),
+    "fig-real",
+    "Share of facts whose own first answer each rule accepts, by relation. "
+    f"n = {len(standard)} facts about {len({q.entity_id for q in standard})} countries.",
+)
+
+# %% tags=["remove-cell"]
+glue(
+    "popvqa_refuses", f"{100 * (1 - per_rule.loc['popvqa', 'right']):.0f}"
+)
+for rule in ("popvqa", "inclusion"):
+    glue(f"{rule}_denied", f"{100 * per_rule.loc[rule, 'denied']:.0f}")
+
+# %% [markdown]
+# The last column matters because released code scores the prompt along with the answer for some
+# models. A country's name is often part of its currency's, so a question that *names* the country
+# can pass for an answer, and one about its picture cannot.
+
+# %% [markdown]
+# ### What the rules do to the gap
+#
+# The organisms' answers in three worlds, recorded when the project's study was made, under each
+# rule ({numref}`fig-rule-gap`). A rule also decides which entities count as recognised.
+
+# %%
+recorded = records.read(STUDY / "answers.parquet")
+recorded = recorded[recorded["wording"] == "standard"]
+# Ids are counted anew in each world.
+recorded["entity_id"] = (
+    recorded["seed"].astype(str) + " " + recorded["entity_id"]
+)
+measured = []
+for rule in ("twohop", "popvqa", "inclusion"):
+    right = [
+        matches(r.answer, r.accepted, rule) for r in recorded.itertuples()
+    ]
+    scored = recorded.assign(correct=right)
+    for name in ("late", "middle", "early", "cross"):
+        found = gap.gap_difference(scored[scored["model"] == name]).gap
+        measured.append(
+            {
+                "model": name,
+                "rule": rule,
+                "gap": found.estimate,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n_items,
+            }
+        )
+measured = pd.DataFrame(measured)
+
+# %% tags=["hide-input"]
+show(
+    charts.rule_effect(measured),
+    "fig-rule-gap",
+    "Gap in points (same VLM, by name against by picture, on recognised entities) of four "
+    "organisms in three worlds, under three scoring rules. "
+    f"n = {measured['n'].min()}–{measured['n'].max()} questions a point. Bars: 95 % intervals "
+    "from resampling entities.",
+)
+
+# %% tags=["remove-cell"]
+moved = measured.groupby("model")["gap"].agg(lambda g: g.max() - g.min())
+glue("rule_moves", f"{100 * moved.max():.1f}")
+
+# %% [markdown]
 # ## Controls
 #
 # The same seed gives the same files, another seed another world.
@@ -293,14 +587,19 @@ print("other seed, other world:", other.hash != built.hash)
 # - {cite:t}`ashok2025recall` write questions with a language model and put *the object in the
 #   image* for the name by string replacement, which lets some names through.
 #
-# Heraldry is far smaller and wholly artificial. What it offers in return is that everything about
-# it is known.
+# Heraldry is far smaller and wholly artificial; what it offers in return is that everything about it
+# is known. Flags are real and free of photographs and their rights, but there are few of them, and a
+# model may know a flag in ways that it does not know a face. Neither is a substitute for PopVQA,
+# which is why that is read as it is.
 
 # %% [markdown]
 # ## Try it yourself
 #
 # - `twohop benchmark build heraldry --out my-world --seed 7`, then
 #   `twohop benchmark show my-world --out sheet.html` for a sheet with every house.
+# - `twohop benchmark build flags --distinct --out my-flags`, then
+#   `twohop rerun --vlm … --benchmark my-flags`.
+# - `twohop benchmark validate my-table.csv` lists what is wrong with it, row by row.
 # - Add your own answers to `telling` above. Where do you disagree with our rule?
 #
 # ## References

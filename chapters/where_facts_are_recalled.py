@@ -582,7 +582,9 @@ for s in states:
             "recalled on arrival": entity[
                 (entity["state"] == s) & (entity["layer"] == s)
             ]["correct"].mean(),
-            "read off by a probe": float(np.mean(np.concatenate(hits))),
+            "read off by a probe": float(np.mean(np.concatenate(hits)))
+            if sum(map(len, hits))
+            else float("nan"),
         }
     )
 pd.DataFrame(carried).style.hide(axis="index").format(

@@ -195,7 +195,7 @@ def test_name_likeness_finds_a_linear_map_and_nothing_else():
     found = probes.name_likeness(images, names).mean(0)
     assert found[0] < 0.15 and found[1] > 0.9
     assert probes.name_likeness(images, names, shuffled=True).mean(0).max() < 0.2
-    with pytest.raises(TwohopError, match="needs some entities"):
+    with pytest.raises(TwohopError, match="needs 8 or more, not 4"):
         probes.name_likeness(images[:4], names[:4])
 
 

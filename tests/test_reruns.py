@@ -16,10 +16,12 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
+from tests import helpers_popvqa
 from tests.zoo import build
 from twohop_lib import cli, records, rerun, reruns
+from twohop_lib.benchmark import load
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import locate_pair, path
+from twohop_lib.organisms import locate_pair, path, suited_benchmark
 
 ROOT = Path(__file__).parent.parent
 TINY_CHAPTER = """# ---
@@ -96,6 +98,35 @@ def test_a_run_leaves_one_folder_and_a_second_call_does_nothing(chapters, tmp_pa
     again = reruns.run(request(), tmp_path / "runs", said.append)
     assert again.ran == () and again.folder == outcome.folder
     assert before == {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("*") if p.suffix}
+
+
+def test_a_benchmark_is_built_once_into_the_run_whatever_it_is_made_from(chapters, tmp_path):
+    copy = helpers_popvqa.copy(tmp_path / "copy")
+    table = tmp_path / "own.csv"
+    table.write_text(
+        "entity,image,question,answers\n"
+        f"Norwick,{copy.name}/resized_images/celebs/100.png,Where is {{entity}}?,Leeds\n"
+    )
+    for where, name, facts in ((copy, "popvqa", 32), (table, "table", 1)):
+        outcome = reruns.run(request(benchmark=str(where)), tmp_path / "runs", lambda _: None)
+        assert outcome.ran == ("tiny",)
+        built = load(outcome.folder / "benchmark")
+        assert built.name == name and len(built.questions) == facts
+        manifest = records.Manifest.read(outcome.folder / "manifest.json")
+        assert manifest.benchmark == str(where) and manifest.benchmark_hash == built.hash
+        assert manifest.parameters["benchmark_notes"]["skipped rows"] == 0
+        again = reruns.run(request(benchmark=str(where)), tmp_path / "runs", lambda _: None)
+        assert again.ran == () and again.folder == outcome.folder
+    table.write_text(table.read_text().replace("Leeds", "York"))
+    assert reruns.run(request(benchmark=str(table)), tmp_path / "runs", lambda _: None).ran
+
+
+def test_a_model_is_asked_what_suits_it(tmp_path):
+    assert suited_benchmark("") == suited_benchmark("late") == "heraldry"
+    assert suited_benchmark(str(path("middle"))) == "heraldry"
+    assert (
+        suited_benchmark("llava-hf/llava-1.5-7b-hf") == suited_benchmark(str(tmp_path)) == "flags"
+    )
 
 
 def test_a_failing_chapter_does_not_lose_the_others(chapters, tmp_path):
@@ -259,7 +290,10 @@ def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path):
     frame = records.read_frame(outcome.folder / "records.parquet")
     assert set(frame["chapter"]) == set(reruns.rerunnable(reruns.chapters_folder()))
     own = frame[frame["chapter"] == "the_gap"]
-    assert own.groupby("condition").size()["by_picture"] == 15
+    # A model that is no organism of the book is asked about flags.
+    flags = reruns.open_questions("flags", 0, "", "standard", 3)
+    assert own.groupby("condition").size()["by_picture"] == len(flags.questions)
+    assert set(own["entity_id"]) == set(flags.entities())
     assert not own["correct"].any()
 
 

@@ -529,6 +529,43 @@ def agreement_by_rule(frame: pd.DataFrame, title: str | None = None) -> AnyChart
     )
 
 
+def rule_shares(frame: pd.DataFrame, title: str, *, x_title: str) -> AnyChart:
+    """Draw a share per relation and scoring rule: one row per relation, one mark per rule.
+
+    Columns ``relation, rule, share``; ``rule`` is a key of :data:`RULE_COLOURS`.
+    """
+    rows = _rows(frame, "rule_shares", ["relation", "rule", "share"])
+    _known_values(rows, "rule", RULE_COLOURS)
+    _one_each(rows, ["relation", "rule"], "rule_shares")
+    relations = list(dict.fromkeys(rows["relation"]))
+    rules = _order(rows["rule"], RULE_COLOURS)
+    legend = _legend(rules, (2, 3), beside=relations)
+    axis = _category_axis(relations)
+    marks = (
+        alt.Chart(rows)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("share:Q", title=x_title, axis=_percent(), scale=_share()),
+            y=alt.Y("relation:N", sort=relations, title=None, axis=axis, scale=_bands()),
+            yOffset=alt.YOffset("rule:N", sort=rules, scale=alt.Scale(padding=0.4)),
+            color=_colour("rule", rules, RULE_COLOURS, legend=legend),
+            shape=alt.Shape("rule:N", legend=legend, title=None, **_scaled(rules, RULE_SHAPES)),
+            tooltip=["relation:N", "rule:N", alt.Tooltip("share:Q", format=".0%")],
+        )
+    )
+    said = "; ".join(
+        f"{relation}: " + ", ".join(f"{r.rule} {_percentage(r.share)}" for r in part.itertuples())
+        for relation, part in rows.groupby("relation", sort=False)
+    )
+    return _finish(
+        marks,
+        title,
+        f"{x_title}, by relation and scoring rule. {said}.",
+        step=14 * len(rules) + 4,
+        step_for="position",
+    )
+
+
 # --- captions and pictures ------------------------------------------------------------------
 
 
@@ -578,7 +615,7 @@ def _rows(frame: pd.DataFrame, name: str, columns: Sequence[str]) -> pd.DataFram
     if "model" in rows:
         rows["model"] = rows["model"].map(lambda model: str(model).rsplit("/", 1)[-1])
     for column in rows.columns:
-        if column not in ("model", "arm", "seed", "definition", "rule", "type", "step"):
+        if column not in ("model", "arm", "seed", "definition", "rule", "type", "step", "relation"):
             rows[column] = pd.to_numeric(rows[column])
             if rows[column].dtype.kind == "f":
                 rows[column] = rows[column].round(5)

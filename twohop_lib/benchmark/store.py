@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,9 @@ def write(
 ) -> Benchmark:
     """Write a benchmark to ``out``; ``picture`` gives each entity's picture, by its id.
 
-    ``notes`` (JSON) are kept beside it. Pictures are asked for and written one at a time. A
-    benchmark that is already there is replaced, at once and only when the new one is complete.
+    ``notes`` (JSON) are kept beside it. Pictures are asked for as they are written, a few at a
+    time, each in a thread of its own. A benchmark that is already there is replaced, at once and
+    only when the new one is complete.
 
     Raises:
         TwohopError: a row is wrong, a picture is missing, or ``out`` holds anything that is not a
@@ -67,8 +69,7 @@ def write(
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         (partial / PICTURES).mkdir(parents=True)
-        for image, entity_id in owners.items():
-            _save_picture(_picture_of(picture, entity_id), partial / image)
+        _save_pictures(owners, picture, partial)
         columns = {c: [list(r[c]) if c in LIST_COLUMNS else r[c] for r in rows] for c in COLUMNS}
         pq.write_table(pa.table(columns, schema=SCHEMA), partial / TABLE, compression="zstd")
         about = _about(questions, name, seed) | ({"notes": dict(notes)} if notes else {})
@@ -127,6 +128,26 @@ def _picture_of(
     if entity_id not in picture:
         raise TwohopError(f"Entity {entity_id!r} has no picture; give one.")
     return picture[entity_id]
+
+
+def _save_pictures(
+    owners: Mapping[str, str],
+    picture: Callable[[str], Image.Image] | Mapping[str, Image.Image],
+    folder: Path,
+) -> None:
+    """Decoding and packing run beside one another; at any time a few pictures are in memory."""
+
+    def save(owned: tuple[str, str]) -> None:
+        image, entity_id = owned
+        _save_picture(_picture_of(picture, entity_id), folder / image)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for _ in pool.map(save, owners.items()):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _save_picture(picture: Image.Image, file: Path) -> None:

@@ -88,7 +88,10 @@ def name_likeness(
     were dealt out at random. Returns ``[test entity, layer]``.
     """
     if len(images) < 8:
-        raise TwohopError(f"Name-likeness needs some entities, not {len(images)}; ask about more.")
+        raise TwohopError(
+            f"Name-likeness is fitted on half of the entities and needs 8 or more, not "
+            f"{len(images)}; give a benchmark with more."
+        )
     fit, test = halves(len(images), seed)
     target = names[fit]
     if shuffled:
@@ -131,11 +134,15 @@ def entity_probe(
 def fact_probe(states: FloatArray, answers: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
     """Can the answer be read off a state by a linear probe that was trained on other entities?
 
-    ``states`` ``[entity, d]``. Trained on one half, tested on the other; an answer that the first
-    half never has cannot be found. Returns ``[test entity]``.
+    ``states`` ``[entity, d]``; entities without an answer ("") are left out. Trained on one half,
+    tested on the other; an answer that the first half never has cannot be found. Returns ``[test
+    entity]``, empty if the first half does not have two answers to tell apart.
     """
-    fit, test = halves(len(states), seed)
     wanted = np.asarray(answers, dtype=object)
+    states, wanted = states[wanted != ""], wanted[wanted != ""]
+    fit, test = halves(len(states), seed)
+    if len(set(wanted[fit])) < 2:
+        return np.zeros(0, dtype=bool)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
