@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """``files`` by path; ``faults`` by path are statuses or "cut", one per request; ``asked``."""
+    """``files`` by path; ``faults`` by path, one per request: a status, "cut" or "too early"."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -45,6 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if isinstance(fault, int) or path not in it.files:
             self.send_response(fault or 404)
+            for name, value in it.headers.get(path, {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -53,10 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         asked = self.headers.get("Range", "")
         if it.ranges and asked and self.headers.get("If-Range") == etag:
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            start = int(asked.removeprefix("bytes=").rstrip("-")) - (fault == "too early")
         self.send_response(206 if start else 200)
         self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         for name, value in it.headers.get(path, {}).items():
             self.send_header(name, value)
         self.end_headers()

@@ -60,6 +60,33 @@ def test_a_file_that_has_changed_is_fetched_anew(server, tmp_path):
     assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
 
 
+def test_another_part_than_the_one_asked_for_is_not_joined_on(server, tmp_path):
+    server.faults["/a.bin"] = ["cut", "too early"]
+    download.fetch(server.url + "/a.bin", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert len(server.asked) == 3
+
+
+def test_what_is_left_of_another_file_is_never_marked_as_of_this_one(server, tmp_path, monkeypatch):
+    (tmp_path / "a.partial").write_bytes(b"of another file")
+    server.faults["/a.bin"] = ["cut", 503, 503]
+    with pytest.raises(TwohopError):
+        download.fetch(server.url + "/a.bin", tmp_path / "a")
+    assert CONTENT.startswith((tmp_path / "a.partial").read_bytes())
+
+    def full(*_: object) -> None:  # the process is stopped as soon as the file is marked
+        raise KeyboardInterrupt
+
+    server.files["/a.bin"] = CONTENT[::-1]
+    monkeypatch.setattr(download, "_receive", full)
+    with pytest.raises(KeyboardInterrupt):
+        download.fetch(server.url + "/a.bin", tmp_path / "a")
+    assert (tmp_path / "a.partial").read_bytes() == b""
+    monkeypatch.undo()
+    download.fetch(server.url + "/a.bin", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
+
+
 def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
     server.ranges = False
     server.faults["/a.bin"] = ["cut"]
@@ -146,6 +173,12 @@ def test_the_guard_sees_every_redirect(server, tmp_path):
         "http://127.1/",
         "http://100.64.0.1/",
         "http://224.0.0.1/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[2002:7f00:1::]/",
+        "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/",
+        f"http://{'a' * 70}.example/",
+        "http://a..example/",
     ],
 )
 def test_private_addresses_are_refused(url):
@@ -154,7 +187,17 @@ def test_private_addresses_are_refused(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://example.org/a", "gopher://x", "a.png"]
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://example.org/a",
+        "gopher://x",
+        "a.png",
+        "http://",
+        "http://[::1/a",
+        "http://example.org:99999/",
+        "http://example.org:no/",
+    ],
 )
 def test_other_schemes_are_refused(url):
     with pytest.raises(TwohopError, match="not an http or https address"):

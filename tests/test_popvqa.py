@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections import Counter
@@ -200,7 +201,22 @@ def test_a_missing_picture_is_refused_or_its_entity_left_out(folder, tmp_path):
         build("popvqa", tmp_path / "b", source=folder)
     built = build("popvqa", tmp_path / "b", source=folder, skip_bad=True)
     assert "Q101" not in built.entities() and len(built.entities()) == 15
-    assert "Q101" in built.notes["skipped"][0]
+    assert built.notes["skipped"][0].startswith("entities.csv, row 2, column 'resized_path': Q101")
+
+
+def test_two_pictures_of_one_name_are_not_mistaken_for_one_another(folder):
+    for kind in ("brands", "celebs"):
+        Image.new("RGB", (9, 9), "red").save(folder / f"resized_images/{kind}/logo.png")
+    table = (folder / "entities.csv").read_text("utf-8")
+    first, _ = published.rows()
+    for path, fits in (("/x/logo.png", False), ("/x/resized_images/celebs/logo.png", True)):
+        there = table.replace(first[0]["resized_path"], path)
+        (folder / "entities.csv").write_text(there, "utf-8")
+        if fits:
+            assert popvqa.read(folder).picture("Q100").getpixel((9, 9)) == (255, 0, 0)
+            continue
+        with pytest.raises(TwohopError, match="logo.png or .*logo.png; name its folder too"):
+            popvqa.read(folder).picture("Q100")
 
 
 def test_pictures_outside_the_copy_are_not_read(tmp_path):
@@ -243,8 +259,8 @@ def hub(folder, tmp_path, monkeypatch):
         }
         for ref in ("", "/revision/main", f"/revision/{commit}"):
             it.files[f"/api/datasets/{popvqa.REPO}{ref}"] = json.dumps(about).encode()
-        for name in files:
-            path = f"/datasets/{popvqa.REPO}/resolve/{commit}/{name}"
+        for name, ref in itertools.product(files, ("main", commit)):
+            path = f"/datasets/{popvqa.REPO}/resolve/{ref}/{name}"
             content = (folder / name).read_bytes()
             it.files[path] = content
             it.headers[path] = {
@@ -266,7 +282,26 @@ def test_the_hub_gives_what_a_local_copy_gives_and_is_asked_once(hub, folder):
     hub.asked.clear()
     again = popvqa.read(entities=4)
     again.picture(again.questions[0].entity_id)
-    assert not [p for p, _ in hub.asked if "/resolve/" in p]
+    assert not [p for p, _ in hub.asked if p.endswith(".png")]
+
+
+def test_what_was_fetched_is_read_again_without_a_network(hub, monkeypatch, tmp_path):
+    first = build("popvqa", tmp_path / "one", entities=4)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    again = build("popvqa", tmp_path / "two", entities=4)
+    assert again.hash == first.hash and again.notes == first.notes
+    by_commit = build("popvqa", tmp_path / "three", entities=4, revision="c" * 40)
+    assert by_commit.hash == first.hash
+    with pytest.raises(TwohopError, match="cannot be fetched"):
+        popvqa.read(revision="d" * 40)
+
+
+def test_a_revision_that_is_not_there_is_said(hub):
+    hub.headers[f"/api/datasets/{popvqa.REPO}/revision/old"] = {"X-Error-Code": "RevisionNotFound"}
+    with pytest.raises(TwohopError, match="has no such revision; leave it out"):
+        popvqa.read(revision="old")
+    with pytest.raises(TwohopError, match="A local copy has no revision"):
+        popvqa.read("somewhere", revision="old")
 
 
 def test_a_damaged_file_is_noticed_and_removed(hub, folder):

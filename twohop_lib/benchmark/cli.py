@@ -45,6 +45,9 @@ def build(
     entities: Annotated[
         int | None, typer.Option(min=0, help="popvqa: how many; 0 for all. 400 if left out.")
     ] = None,
+    revision: Annotated[
+        str, typer.Option(help="popvqa: the hub's commit, to read what an earlier run read.")
+    ] = "",
     distinct: Annotated[
         bool, typer.Option("--distinct", help="flags: leave out those with a look-alike.")
     ] = False,
@@ -57,6 +60,7 @@ def build(
         "images": images,
         "skip_bad": skip_bad or None,
         "entities": entities,
+        "revision": revision or None,
         "distinct": distinct or None,
     }
     options = {option: value for option, value in given.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ TIMEOUT = httpx.Timeout(20.0)
 #: Seconds to wait before each further try; a server that is busy may not be in a moment.
 WAITS = (0.5, 2.0, 5.0)
 _REDIRECTS = 5
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class _Again(Exception):
@@ -34,22 +37,35 @@ def guard_public(url: str) -> None:
     Raises:
         TwohopError: saying which.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise TwohopError(f"{url} is not an http or https address; give one, or a file's path.")
+    no_address = TwohopError(f"{url} is not an http or https address; give one, or a file's path.")
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise TwohopError(
-            f"{parts.hostname} cannot be found; check the address and the network."
-        ) from error
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError as error:
+        raise no_address from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise no_address
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # a name too long to be one is a UnicodeError
+        raise TwohopError(f"{host} cannot be found; check the address and the network.") from error
     for *_, address in found:
         ip = ipaddress.ip_address(address[0].partition("%")[0])
-        mapped = getattr(ip, "ipv4_mapped", None) or ip
-        if not mapped.is_global or mapped.is_multicast:
+        if not all(a.is_global and not a.is_multicast for a in _reached(ip)):
             raise TwohopError(
                 f"{url} leads to a private or local address ({ip}); put the file into a folder."
             )
+
+
+def _reached(ip: _IP) -> tuple[_IP, ...]:
+    """An address, and the IPv4 address that is reached through it (mapped, NAT64, 6to4)."""
+    if ip.version == 4:
+        return (ip,)
+    if ip.ipv4_mapped:  # Python 3.11 takes all of these for private, and later versions do not
+        return (ip.ipv4_mapped,)
+    if ip in _NAT64:
+        return ip, ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return (ip, ip.sixtofour) if ip.sixtofour else (ip,)
 
 
 def fetch(
@@ -115,13 +131,19 @@ def _fetch_once(
                 partial.unlink(missing_ok=True)
                 raise _Again("the server refused the rest")
             _check_status(url, reply.status_code)
-            etag = reply.headers.get("etag", "")
-            mark.unlink(missing_ok=True)
-            if etag and not etag.startswith("W/"):
-                mark.write_text(etag)
             resumed = reply.status_code == 206
-            _receive(url, reply, partial, max_bytes, resumed)
-    except httpx.UnsupportedProtocol as error:
+            if resumed and not _goes_on(reply, partial):
+                partial.unlink(missing_ok=True)
+                raise _Again("the server sent another part than the one asked for")
+            if not resumed:
+                # Emptied before it is marked: a mark says of what is there which file it is of.
+                mark.unlink(missing_ok=True)
+                partial.write_bytes(b"")
+                etag = reply.headers.get("etag", "")
+                if etag and not etag.startswith("W/"):
+                    mark.write_text(etag)
+            _receive(url, reply, partial, max_bytes)
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise TwohopError(f"{url} is not an http or https address; give one.") from error
     except httpx.HTTPError as error:
         raise _Again(str(error) or type(error).__name__) from error
@@ -155,13 +177,20 @@ def _check_status(url: str, status: int) -> None:
         raise TwohopError(f"{url} cannot be fetched: the server answered {status}.")
 
 
-def _receive(url: str, reply: httpx.Response, partial: Path, max_bytes: int, resumed: bool) -> None:
-    size = partial.stat().st_size if resumed else 0
-    length = int(reply.headers.get("content-length") or 0)
+def _goes_on(reply: httpx.Response, partial: Path) -> bool:
+    """Whether a part begins where what has come so far ends."""
+    begins = re.match(r"bytes (\d+)-", reply.headers.get("content-range", ""))
+    return bool(begins) and partial.exists() and int(begins[1]) == partial.stat().st_size
+
+
+def _receive(url: str, reply: httpx.Response, partial: Path, max_bytes: int) -> None:
+    size = partial.stat().st_size
+    stated = reply.headers.get("content-length", "")
+    length = int(stated) if stated.isdecimal() else 0
     too_large = TwohopError(f"{url} is larger than {max_bytes:,} bytes; make it smaller.")
     if size + length > max_bytes:
         raise too_large
-    with partial.open("ab" if resumed else "wb") as out:
+    with partial.open("ab") as out:
         # As it comes: of what a cut connection brought, nothing is to be lost.
         for chunk in reply.iter_raw():
             size += len(chunk)

@@ -43,6 +43,10 @@ OF_QUESTIONS = ("s_uri", "subject", "question", "question_for_image", "possible_
 _YES_NO = {("yes",), ("no",), ("true",), ("false",)}
 
 
+class NoNetwork(TwohopError):
+    """The hub did not answer."""
+
+
 @dataclass(frozen=True)
 class Entity:
     """One row of ``entities.csv``."""
@@ -52,6 +56,7 @@ class Entity:
     aliases: tuple[str, ...]
     kind: str
     image: str
+    row: int
 
     @cached_property
     def entity_id(self) -> str:
@@ -81,9 +86,10 @@ def read(
     types: Sequence[str] = tuple(TYPES),
     binary: bool = False,
     skip_bad: bool = False,
+    revision: str = "",
     seed: int = 0,
 ) -> Material:
-    """Read PopVQA from a local copy (``source``), or else from the hub.
+    """Read PopVQA from a local copy (``source``), or else from the hub (at ``revision``).
 
     ``entities`` are taken evenly over the types, from first to last (0: all 15,395); their
     pictures alone are fetched. ``binary`` keeps questions with a yes-or-no answer. ``skip_bad``
@@ -96,7 +102,9 @@ def read(
     for kind in types:
         if kind not in TYPES:
             raise TwohopError(f"PopVQA has no type {kind!r}; {suggest(kind, TYPES)}.")
-    files = _Local(Path(source)) if source else _Hub()
+    if source and revision:
+        raise TwohopError("A local copy has no revision; give --source or --revision.")
+    files = _Local(Path(source)) if source else _Hub(revision or "main")
     problems: dict[str, list[Problem]] = {ENTITIES: [], QUESTIONS: []}
     known = _read_entities(files.table(ENTITIES), problems[ENTITIES].append)
     asked = _read_questions(files.table(QUESTIONS), known, problems[QUESTIONS].append)
@@ -185,7 +193,7 @@ def _read_entities(file: Path, report: rows.Report) -> dict[tuple[str, str], Ent
             continue
         uri, name, image = (cells[c].strip() for c in ("s_uri", "subject", "resized_path"))
         others = tuple(dict.fromkeys(a for a in aliases if a != name))
-        entity = Entity(uri, name, others, kind, image)
+        entity = Entity(uri, name, others, kind, image, number)
         before = ids.setdefault(entity.entity_id, number)
         if before != number:
             report(Problem(number, "s_uri", f"{uri!r} is used in row {before} already"))
@@ -287,13 +295,13 @@ def _with_pictures(
     asked: list[Question], by_id: dict[str, Entity], files: _Local | _Hub, problems: list[Problem]
 ) -> list[Question]:
     bad = set()
-    for number, entity_id in enumerate(sorted(_ids(asked)), start=1):
+    for entity_id in sorted(_ids(asked)):
         try:
             files.picture(by_id[entity_id].image)
         except TwohopError as error:
             bad.add(entity_id)
-            what = str(error).removesuffix(".")
-            problems.append(Problem(number, "resized_path", f"{entity_id}: {what}"))
+            what = f"{entity_id}: {str(error).removesuffix('.')}"
+            problems.append(Problem(by_id[entity_id].row, "resized_path", what))
     return [q for q in asked if q.entity_id not in bad]
 
 
@@ -330,52 +338,79 @@ class _Local:
             file = inside.joinpath(*(p for p in parts[i:] if p != "/"))
             if file.is_file() and file.resolve().is_relative_to(inside):
                 return file
-        named = self._by_name.get(parts[-1]) if parts else None
-        if named is None:
+        named = self._by_name.get(parts[-1], []) if parts else []
+        if not named:
             raise TwohopError(f"{inside / image} does not exist; put the picture there.")
-        return named
+        return Path(_only(image, named))
 
     @cached_property
-    def _by_name(self) -> dict[str, Path]:
+    def _by_name(self) -> dict[str, list[str]]:
         inside = self.folder.resolve()
-        return {p.name: p for p in inside.rglob("*") if p.is_file() and not p.is_symlink()}
+        return _grouped(str(p) for p in inside.rglob("*") if p.is_file() and not p.is_symlink())
 
 
 @dataclass(frozen=True)
 class _Hub:
     """The data set on the hub, whose own cache keeps what was fetched."""
 
+    revision: str
+
     @property
     def where(self) -> str:
         return f"{REPO} at {self.commit[:12]}"
 
     @cached_property
-    def _listed(self) -> tuple[str, tuple[str, ...]]:
-        """The commit, and the files at it; from the cache if there is no network."""
+    def _listed(self) -> tuple[str, frozenset[str]]:
+        """The commit, and the files at it; without a network, those fetched earlier."""
         from huggingface_hub import HfApi
 
-        found = _ask(lambda: HfApi(endpoint=_endpoint()).dataset_info(REPO))
-        return found.sha, tuple(s.rfilename for s in found.siblings or ())
+        try:
+            found = _ask(
+                lambda: HfApi(endpoint=_endpoint()).dataset_info(REPO, revision=self.revision)
+            )
+        except NoNetwork:
+            if (kept := self._kept()) is None:
+                raise
+            return kept.name, frozenset(
+                p.relative_to(kept).as_posix() for p in kept.rglob("*") if p.is_file()
+            )
+        return found.sha, frozenset(s.rfilename for s in found.siblings or ())
+
+    def _kept(self) -> Path | None:
+        """The folder of what the hub's cache holds of this revision."""
+        from huggingface_hub import errors, snapshot_download
+
+        try:
+            kept = Path(
+                snapshot_download(
+                    REPO, repo_type="dataset", revision=self.revision, local_files_only=True
+                )
+            )
+        except (errors.LocalEntryNotFoundError, OSError):
+            return None
+        return kept if is_copy(kept) else None
 
     @property
     def commit(self) -> str:
         return self._listed[0]
 
     def table(self, name: str) -> Path:
-        return self._file(name)
+        # By the name that was asked for: so the cache remembers which commit it stood for.
+        return self._file(name, self.revision)
 
     def picture(self, image: str) -> Image.Image:
-        name = image.replace("\\", "/").lstrip("./")
-        files = self._listed[1]
-        if name not in files:
-            name = self._by_name.get(name.rsplit("/", 1)[-1], name)
-        return pictures.read(self._file(name))
+        parts = [p for p in image.replace("\\", "/").split("/") if p not in ("", ".")]
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        name = next((end for end in ends if end in self._listed[1]), None)
+        named = self._by_name.get(parts[-1], []) if parts else []
+        name = name or (_only(image, named) if named else image)
+        return pictures.read(self._file(name, self.commit))
 
     @cached_property
-    def _by_name(self) -> dict[str, str]:
-        return {f.rsplit("/", 1)[-1]: f for f in self._listed[1]}
+    def _by_name(self) -> dict[str, list[str]]:
+        return _grouped(self._listed[1])
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str, revision: str) -> Path:
         from huggingface_hub import hf_hub_download
 
         if name not in self._listed[1]:
@@ -383,10 +418,25 @@ class _Hub:
         return _checked(
             _ask(
                 lambda: hf_hub_download(
-                    REPO, name, repo_type="dataset", revision=self.commit, endpoint=_endpoint()
+                    REPO, name, repo_type="dataset", revision=revision, endpoint=_endpoint()
                 )
             )
         )
+
+
+def _grouped(files: Iterable[str]) -> dict[str, list[str]]:
+    """Files by their names without folders."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        found[Path(file).name].append(file)
+    return found
+
+
+def _only(image: str, named: list[str]) -> str:
+    """The one file of this name; of several, taking any would show another entity's picture."""
+    if len(named) > 1:
+        raise TwohopError(f"{image} may be {named[0]} or {named[1]}; name its folder too.")
+    return named[0]
 
 
 def _endpoint() -> str | None:
@@ -404,8 +454,10 @@ def _ask(call: Callable):
         raise TwohopError(f"{REPO} asks for a login; run: hf auth login, or {local}.") from error
     except errors.RepositoryNotFoundError as error:
         raise TwohopError(f"{REPO} is not on the hub any more; {local}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise TwohopError(f"{REPO} has no such revision; leave it out, or {local}.") from error
     except Exception as error:  # the hub's client changes which it raises when offline
-        raise TwohopError(
+        raise NoNetwork(
             f"{REPO} cannot be fetched ({type(error).__name__}): there is no network, or the hub "
             f"does not answer; try again, or {local}."
         ) from error
