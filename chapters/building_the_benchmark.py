@@ -82,7 +82,7 @@ from twohop_lib.errors import TwohopError
 from twohop_lib.nb import glue, show, show_picture
 from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import agreement, gap, labelled_cases, matches
-from twohop_lib.stats import proportion_interval
+from twohop_lib.stats import proportion_interval, proportions
 
 built = sources.build(
     benchmark, Path(tempfile.mkdtemp()) / benchmark, seed
@@ -482,12 +482,7 @@ per_rule.rename(
 ).style.format("{:.1%}")
 
 # %% tags=["hide-input"]
-by_relation = (
-    verdicts.groupby(["relation", "rule"], sort=False)["right"]
-    .mean()
-    .rename("share")
-    .reset_index()
-)
+by_relation = proportions(verdicts, ["relation", "rule"], "right")
 never = by_relation[
     (by_relation["rule"] == "popvqa") & (by_relation["share"] < 0.05)
 ]
@@ -501,7 +496,8 @@ show(
     ),
     "fig-real",
     "Share of facts whose own first answer each rule accepts, by relation. "
-    f"n = {len(standard)} facts about {len({q.entity_id for q in standard})} countries.",
+    f"n = {by_relation['n'].min()}–{by_relation['n'].max()} countries a relation, {len(standard)} "
+    "facts in all. Bars: 95 % Wilson intervals.",
 )
 
 # %% tags=["remove-cell"]

@@ -88,6 +88,13 @@ FIGURES = {
     ),
     "agreement": lambda: charts.agreement_by_rule(AGREEMENT),
 }
+FIGURES["shares"] = lambda: charts.rule_shares(
+    tidy("gap", "rule", charts.RULE_COLOURS, {"capital": 0.9, "calling code": 0.2}).rename(
+        columns={"model": "relation", "gap": "share"}
+    ),
+    "One rule accepts few calling codes",
+    x_title="Right answers accepted (%)",
+)
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 

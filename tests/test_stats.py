@@ -12,6 +12,7 @@ from twohop_lib.stats import (
     Interval,
     entity_bootstrap,
     proportion_interval,
+    proportions,
     resample_entities,
     wilcoxon_by_entity,
 )
@@ -140,6 +141,15 @@ def test_wilson_interval():
     none_right = proportion_interval(0, 20)
     assert none_right.low == pytest.approx(0) and none_right.high > 0.1
     assert proportion_interval(0, 0) == Interval.empty()
+
+
+def test_proportions_of_groups_in_their_order():
+    frame = pd.DataFrame({"rule": list("bbba"), "kind": "x", "right": [True, True, False, True]})
+    found = proportions(frame, ["rule", "kind"], "right")
+    assert list(found.columns) == ["rule", "kind", "share", "low", "high", "n"]
+    assert list(found["rule"]) == ["b", "a"] and list(found["n"]) == [3, 1]
+    two = proportion_interval(2, 3)
+    assert tuple(found.loc[0, ["share", "low", "high"]]) == (two.estimate, two.low, two.high)
 
 
 def test_wilcoxon_equals_scipy_over_entity_means(items):

@@ -530,39 +530,24 @@ def agreement_by_rule(frame: pd.DataFrame, title: str | None = None) -> AnyChart
 
 
 def rule_shares(frame: pd.DataFrame, title: str, *, x_title: str) -> AnyChart:
-    """Draw a share per relation and scoring rule: one row per relation, one mark per rule.
+    """Draw a share per relation and scoring rule, with intervals.
 
-    Columns ``relation, rule, share``; ``rule`` is a key of :data:`RULE_COLOURS`.
+    Columns ``relation, rule, share, low, high``; ``rule`` is a key of :data:`RULE_COLOURS`.
     """
-    rows = _rows(frame, "rule_shares", ["relation", "rule", "share"])
+    rows = _rows(frame, "rule_shares", ["relation", "rule", "share", "low", "high"])
     _known_values(rows, "rule", RULE_COLOURS)
     _one_each(rows, ["relation", "rule"], "rule_shares")
-    relations = list(dict.fromkeys(rows["relation"]))
-    rules = _order(rows["rule"], RULE_COLOURS)
-    legend = _legend(rules, (2, 3), beside=relations)
-    axis = _category_axis(relations)
-    marks = (
-        alt.Chart(rows)
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("share:Q", title=x_title, axis=_percent(), scale=_share()),
-            y=alt.Y("relation:N", sort=relations, title=None, axis=axis, scale=_bands()),
-            yOffset=alt.YOffset("rule:N", sort=rules, scale=alt.Scale(padding=0.4)),
-            color=_colour("rule", rules, RULE_COLOURS, legend=legend),
-            shape=alt.Shape("rule:N", legend=legend, title=None, **_scaled(rules, RULE_SHAPES)),
-            tooltip=["relation:N", "rule:N", alt.Tooltip("share:Q", format=".0%")],
-        )
-    )
-    said = "; ".join(
-        f"{relation}: " + ", ".join(f"{r.rule} {_percentage(r.share)}" for r in part.itertuples())
-        for relation, part in rows.groupby("relation", sort=False)
-    )
-    return _finish(
-        marks,
-        title,
-        f"{x_title}, by relation and scoring rule. {said}.",
-        step=14 * len(rules) + 4,
-        step_for="position",
+    return _dots(
+        rows,
+        by="relation",
+        value="share",
+        group="rule",
+        colours=RULE_COLOURS,
+        shapes=RULE_SHAPES,
+        x=alt.X("share:Q", title=x_title, axis=_percent(), scale=_share()),
+        title=title,
+        what=f"{x_title}, by relation and scoring rule",
+        unit=" %",
     )
 
 
@@ -668,19 +653,20 @@ def _dots(
     title: str,
     what: str,
     unit: str,
+    by: str = "model",
     colour_by: str | None = None,
     zero: bool = False,
     legend_columns: tuple[int, int] = (2, 5),
 ) -> AnyChart:
-    """Draw points with intervals: a band per model, and in it a row per ``group``."""
-    models = _order(rows["model"], MODEL_COLOURS)
+    """Draw points with intervals: a band for each of ``by``, and in it a row per ``group``."""
+    bands = _order(rows[by], MODEL_COLOURS)
     groups = _order(rows[group], shapes)
     colour_by = colour_by or group
-    keys = models if colour_by == "model" else groups
+    keys = bands if colour_by == by else groups
     # One legend for colour and shape; where colour is the model, the axis names it already.
-    legend = _legend(groups, legend_columns, beside=models) if len(groups) > 1 else None
+    legend = _legend(groups, legend_columns, beside=bands) if len(groups) > 1 else None
     base = alt.Chart(rows).encode(
-        y=alt.Y("model:N", sort=models, title=None, axis=_category_axis(models), scale=_bands()),
+        y=alt.Y(f"{by}:N", sort=bands, title=None, axis=_category_axis(bands), scale=_bands()),
         yOffset=alt.YOffset(f"{group}:N", sort=groups, scale=alt.Scale(padding=0.4)),
         color=_colour(colour_by, keys, colours, legend=legend if colour_by == group else None),
     )
@@ -695,18 +681,18 @@ def _dots(
             title=None,
             **_scaled(groups, shapes),
         ),
-        tooltip=["model:N", f"{group}:N", *_interval_tips(value, ".1%")],
+        tooltip=[f"{by}:N", f"{group}:N", *_interval_tips(value, ".1%")],
     )
     layers: list[AnyChart] = [intervals, points]
     if zero:
         rule = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color="#888888", strokeWidth=1.5)
         layers.insert(0, rule.encode(x=alt.X("zero:Q", title=x["title"])))
     said = "; ".join(
-        f"{row['model']}, {row[group]}: {_number(row[value])}{unit if _there(row[value]) else ''}"
+        f"{row[by]}, {row[group]}: {_number(row[value])}{unit if _there(row[value]) else ''}"
         f"{_interval_words(row['low'], row['high'], '')}"
         for _, row in rows.iterrows()
     )
-    step = max(14 * len(groups) + 12, _row_height(models))
+    step = max(14 * len(groups) + 12, _row_height(bands))
     return _finish(
         alt.layer(*layers),
         title,

@@ -181,6 +181,19 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval
     return Interval(successes / n, float(interval.low), float(interval.high), n, n, level)
 
 
+def proportions(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Share of true values of ``column`` in each group of ``by``, with Wilson intervals.
+
+    Groups keep the order in which they come. Returns columns ``*by, share, low, high, n``; the
+    trials in a group must be independent, as for :func:`proportion_interval`.
+    """
+    rows = []
+    for group, right in frame.groupby(list(by), sort=False)[column]:
+        found = proportion_interval(int(right.sum()), len(right))
+        rows.append((*group, found.estimate, found.low, found.high, found.n_items))
+    return pd.DataFrame(rows, columns=[*by, "share", "low", "high", "n"])
+
+
 def wilcoxon_by_entity(
     first: pd.Series | ArrayLike,
     second: pd.Series | ArrayLike,
