@@ -23,6 +23,7 @@ import altair
 import nbformat
 import vl_convert
 import yaml
+from bs4 import BeautifulSoup
 
 from twohop_lib import records
 from twohop_lib.errors import TwohopError
@@ -36,6 +37,10 @@ VALUE = re.compile(r"\{\{\s*(\w+)\.(\w+)\s*\}\}")
 STILL_WIDTH = 620
 #: Scripts of Thebe (live code, from a network), which the theme adds twice, asked or not.
 THEBE = re.compile(r"<script[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script[^>]*thebe[^>]*></script>")
+#: Characters in a text that may be wrapped.
+LONG = 24
+#: What stands in a column of numbers.
+NUMBER = re.compile(r"\s*(?:[-−+]?[\d.,]+(?:e[-+]?\d+)?\s?%?|[-–—]|nan|NaN|None|True|False)?\s*")
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,35 @@ def stage_scripts(static: Path) -> None:
     shutil.copy(mathjax.locate(), static / "mathjax.js")
 
 
+def mark_texts(notebook: Any) -> None:
+    """Give columns of texts in a notebook's tables a class: they stand left, long ones wrap."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            page = output.get("data", {}).get("text/html", "")
+            if "<table" in page:
+                output["data"]["text/html"] = _texts_marked(page)
+
+
+def _texts_marked(page: str) -> str:
+    soup = BeautifulSoup(page, "html.parser")
+    for table in soup("table"):
+        rows = [row(["th", "td"]) for row in table("tr")]
+        width = max(map(len, rows), default=0)
+        # A cell over several columns or rows shifts the others: such a row is left alone.
+        even = [
+            row
+            for row in rows
+            if len(row) == width and not any(c.get("colspan") or c.get("rowspan") for c in row)
+        ]
+        for column in zip(*even, strict=True):
+            cells = [c.get_text() for c in column if c.name == "td"]
+            if not all(map(NUMBER.fullmatch, cells)):
+                kind = "long text" if max(map(len, cells)) > LONG else "text"
+                for c in column:
+                    c["class"] = [*c.get("class", []), kind]
+    return str(soup)
+
+
 def stage(at: Folders, executed: dict[str, Path]) -> None:
     """Lay out what Sphinx reads: config, prose with values filled in, executed chapters."""
     shutil.rmtree(at.stage, ignore_errors=True)
@@ -180,7 +214,8 @@ def stage(at: Folders, executed: dict[str, Path]) -> None:
                 f"{notebook.metadata['twohop']['seconds']:.0f}",
             ]
         )
-        nbformat.write(bookify(notebook, still), at.stage / "chapters" / f"{name}.ipynb")
+        mark_texts(bookify(notebook, still))
+        nbformat.write(notebook, at.stage / "chapters" / f"{name}.ipynb")
     values["status"] = {
         "chapters": table(["chapter", "seconds on this machine"], times),
         "versions": table(["package", "version"], [list(kv) for kv in records.versions().items()]),

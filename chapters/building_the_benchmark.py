@@ -57,10 +57,8 @@
 
 # %% tags=["parameters"]
 benchmark = "heraldry"  # which source
-seed = 0  # which world; the same seed gives the same files, byte for byte
-popvqa_copy = (
-    ""  # a local copy of PopVQA, or "hub"; "" shows six questions instead
-)
+seed = 0  # which world; the same seed gives the same files
+popvqa_copy = ""  # a copy of PopVQA, or "hub"; "" shows six questions
 
 # %% tags=["remove-cell"]
 try:
@@ -156,19 +154,21 @@ facts.groupby("split")["entity_id"].agg(["nunique", "count"]).rename(
 # %% tags=["hide-input"]
 codes = tuple(c.code for c in flags.countries())
 show_picture(
-    flags.contact_sheet(codes[:: len(codes) // 40][:40], width=108),
+    flags.contact_sheet(codes[:: len(codes) // 30][:30], columns=5),
     "fig-flags",
     f"Some of the {len(codes)} flags, drawn from specifications. Flags with arms or writing are "
     "left out, unless the civil flag does without.",
-    alt="A grid of forty national flags with the countries' names below them.",
+    alt="A grid of thirty national flags with the countries' names below them.",
 )
 
 # %%
 facts_known = flags.facts()
+facts_known["example"] = (
+    facts_known["country"] + ": " + facts_known["answers"].str.join(", ")
+)
 facts_known.groupby("relation", sort=False).agg(
-    countries=("code", "size"),
-    example=("answers", lambda a: " · ".join(a.iloc[0])),
-).assign(country=facts_known["country"].iloc[0])
+    countries=("code", "size"), example=("example", "last")
+)
 
 # %% [markdown]
 # A fact that the country's name says already (the capital of *Luxembourg*) is not asked, nor one

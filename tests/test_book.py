@@ -99,6 +99,24 @@ def faults(page: BeautifulSoup) -> list[str]:
     return found
 
 
+def test_columns_of_texts_are_marked_and_numbers_are_not():
+    page = (
+        "<table><thead><tr><th></th><th colspan='2'>both</th></tr>"
+        "<tr><th>i</th><th>share</th><th>said</th></tr></thead>"
+        "<tbody><tr><th>0</th><td> 3.1 %</td><td>“a &lt; b”, he said</td></tr>"
+        "<tr><th>1</th><td>−1e-05</td><td>7</td></tr></tbody></table>"
+    )
+    cell = {"outputs": [{"data": {"text/html": page}}, {"name": "stdout", "text": "<table"}]}
+    build.mark_texts({"cells": [cell, {"cell_type": "markdown"}]})
+    marked = BeautifulSoup(cell["outputs"][0]["data"]["text/html"], "html.parser")
+    texts = [tag.get_text() for tag in marked(class_="text")]
+    assert texts == ["said", "“a < b”, he said", "7"] and not marked(class_="long")
+    cell["outputs"][0]["data"]["text/html"] = page.replace("he said", "he said to them all")
+    build.mark_texts({"cells": [cell]})
+    assert cell["outputs"][0]["data"]["text/html"].count('class="long text"') == 3
+    assert marked.get_text() == BeautifulSoup(page, "html.parser").get_text()
+
+
 def parsed(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 

@@ -49,6 +49,8 @@ def points() -> dict[str, tuple[float, list[tuple[float, float, str]]]]:
 
 
 POINTS = points()
+#: Land borders that the library lacks: at Kazungula, on Hans Island, and of French Guiana.
+LATELY = ({"BW", "ZM"}, {"CA", "DK"}, {"FR", "SR"})
 
 
 def colour(rgb) -> str:
@@ -136,7 +138,7 @@ def test_what_looks_alike_is_marked():
 def test_look_alikes_can_be_left_out():
     kept = {q.entity_id for q in flags.read(distinct=True).questions}
     assert kept == {c for c in BY_CODE if not flags.look_alikes(c)}
-    assert len(kept) >= 100
+    assert len(kept) >= 90
 
 
 def test_a_picture_is_square_and_shows_the_whole_flag():
@@ -192,7 +194,7 @@ def test_neighbours_are_each_others_and_agree_with_a_library():
     for country in flags.countries():
         mine = set(country.answers["neighbour"])
         listed = {n for n in GEONAMES[country.code]["neighbours"].split(",") if n}
-        # The base at Guantánamo is leased; Botswana and Zambia meet at Kazungula.
+        # The base at Guantánamo is leased.
         listed -= {("CU", "US"), ("US", "CU")} and (
             {"US"} if country.code == "CU" else {"CU"} if country.code == "US" else set()
         )
@@ -201,7 +203,7 @@ def test_neighbours_are_each_others_and_agree_with_a_library():
         for other in flags.countries():
             if other.name in mine:
                 assert country.name in other.answers["neighbour"]
-                assert other.code in listed or {country.code, other.code} == {"BW", "ZM"}
+                assert other.code in listed or {country.code, other.code} in LATELY
 
 
 def test_facts_carry_their_year():
@@ -229,9 +231,13 @@ def test_questions_give_nothing_away():
             assert leaks(text, [*names, *(a for a in q.answers if len(a) > 1)]) is None
         assert leaks(q.question_by_name, [q.entity])
     asked = {(q.entity, q.relation) for q in QUESTIONS}
-    # Naming Kuwait says its capital, and naming the US its domain.
+    # Naming Kuwait says its capital.
     assert ("Kuwait", "capital") not in asked and ("Luxembourg", "capital") not in asked
-    assert ("United States", "domain") not in asked and ("France", "capital") in asked
+    assert ("Tunisia", "capital") not in asked and ("France", "capital") in asked
+    assert ("South Africa", "continent") not in asked
+    assert ("Central African Republic", "continent") not in asked
+    # Aliases are not told: "French Republic" does not give the language of France away.
+    assert ("France", "language") in asked and ("Chile", "capital") in asked
 
 
 def test_names_and_right_answers_are_told_apart():
@@ -243,6 +249,45 @@ def test_names_and_right_answers_are_told_apart():
         assert len(set(q.distractors)) == 3
     for one, other in itertools.permutations(flags.countries(), 2):
         assert not matches(one.name, (other.name, *other.aliases)), (one.name, other.name)
+
+
+def test_distractors_are_wrong_whatever_the_seed():
+    for seed in range(1, 6):
+        for q in flags.read(seed).questions:
+            if q.wording != "standard":
+                continue
+            assert not any(matches(d, q.answers) for d in q.distractors), q.question_id
+            assert not set(q.distractors) & {*flags.TOLERATED.get((q.entity_id, q.relation), ())}
+            assert (
+                q.relation != "calling_code"
+                or not q.answers[0].startswith("+1")
+                or ("+1" not in q.distractors)
+            )
+
+
+@pytest.mark.parametrize(
+    ("code", "relation", "right", "wrong"),
+    [
+        ("US", "currency", ["US dollars", "the US dollar", "USD"], ["Canadian dollar", "CAD"]),
+        ("IN", "currency", ["Indian rupees", "INR", "It is the Indian rupee (INR)."], ["rupees"]),
+        ("DK", "currency", ["Danish kroner", "Danish krone"], ["Swedish krona"]),
+        ("PE", "currency", ["soles", "Peruvian soles", "the sol"], ["Bolivian boliviano"]),
+        ("SN", "currency", ["CFA francs", "West African CFA franc"], ["Central African CFA franc"]),
+        ("CM", "currency", ["CFA franc", "XAF"], ["West African CFA franc", "XOF"]),
+        ("UZ", "currency", ["Uzbekistani soʻm", "som"], ["Kyrgyz tenge"]),
+        ("TO", "capital", ["Nukuʻalofa", "Nuku‘alofa", "Nuku'alofa"], ["Apia"]),
+        ("YE", "capital", ["Sanaʽa", "Sana’a"], ["Aden"]),
+        ("MU", "capital", ["Port Louis", "Port Louis, Mauritius"], ["Port of Spain", "Louis"]),
+        ("AE", "capital", ["Abu Dhabi"], ["Dhabi", "Abu Simbel"]),
+        ("CL", "capital", ["Santiago de Chile", "Santiago"], ["Chile"]),
+        ("FM", "capital", ["Palikir, Pohnpei", "Palikir"], ["Pohnpei"]),
+        ("SC", "language", ["Seychellois Creole"], ["Haitian Creole"]),
+    ],
+)
+def test_answers_as_people_write_them(code, relation, right, wrong):
+    accepted = BY_CODE[code].answers[relation]
+    assert [a for a in right if not matches(a, accepted)] == []
+    assert [a for a in wrong if matches(a, accepted)] == []
 
 
 @pytest.mark.parametrize("answer", [".is", "The domain is .is.", "Websites there end in .is"])

@@ -16,7 +16,7 @@ clockwise. The shapes:
 ``disc c x y r`` · ``ring c x y r t``               a disc; a ring t wide inside radius r
 ``crescent c x y r x2 y2 r2``                       the first disc without the second
 ``star c x y r [n inner turn]``                     n points at r, notches at ``inner`` times r
-``pentagram c x y r t``                             five crossing lines, t wide
+``pentagram c x y r t``                             five crossing lines, t wide, tips at r
 ``rays c x y r0 r1 n width [turn]``                 n triangles, ``width`` wide at r0, tips at r1
 ``union x y w h``                                   the Union Flag
 ``taeguk a b x y r turn``                           the two-coloured disc of Korea
@@ -130,20 +130,22 @@ def _band(
     t: float,
     end: str = "",
 ) -> None:
-    length = math.hypot(x2 - x1, y2 - y1)
-    ux, uy = (x2 - x1) / length, (y2 - y1) / length
-    past = 0.0 if end == "flat" else 2 * t
-    a, b = (x1 - ux * past, y1 - uy * past), (x2 + ux * past, y2 + uy * past)
+    canvas.polygon(colour, _along((x1, y1), (x2, y2), t, 0.0 if end == "flat" else 2 * t))
+
+
+def _along(start: Point, stop: Point, t: float, past: float) -> list[Point]:
+    """The corners of a straight band, t wide, that runs ``past`` its two ends."""
+    length = math.hypot(stop[0] - start[0], stop[1] - start[1])
+    ux, uy = (stop[0] - start[0]) / length, (stop[1] - start[1]) / length
+    a = (start[0] - ux * past, start[1] - uy * past)
+    b = (stop[0] + ux * past, stop[1] + uy * past)
     dx, dy = -uy * t / 2, ux * t / 2
-    canvas.polygon(
-        colour,
-        [
-            (a[0] + dx, a[1] + dy),
-            (b[0] + dx, b[1] + dy),
-            (b[0] - dx, b[1] - dy),
-            (a[0] - dx, a[1] - dy),
-        ],
-    )
+    return [
+        (a[0] + dx, a[1] + dy),
+        (b[0] + dx, b[1] + dy),
+        (b[0] - dx, b[1] - dy),
+        (a[0] - dx, a[1] - dy),
+    ]
 
 
 def _disc(canvas: Canvas, colour: str, x: float, y: float, r: float) -> None:
@@ -178,18 +180,17 @@ def _star(
 
 
 def _pentagram(canvas: Canvas, colour: str, x: float, y: float, r: float, t: float) -> None:
-    """Five lines from tip to tip, with pointed tips: the star of radius r less its inside."""
-    mask, pen = canvas.mask()
-    scaled = [tuple(v * canvas.scale for v in _polar(x, y, r, 144 * i)) for i in range(5)]
-    for a, b in zip(scaled, scaled[1:] + scaled[:1], strict=True):
-        pen.line([a, b], fill=255, width=round(t * canvas.scale))
-    outline, pen = canvas.mask()
-    tips = [
-        tuple(v * canvas.scale for v in _polar(x, y, r * (_NOTCH if i % 2 else 1) + t / 2, 36 * i))
-        for i in range(10)
-    ]
-    pen.polygon(tips, fill=255)
-    canvas.fill(colour, ImageChops.darker(mask, outline))
+    """Five straight lines from tip to tip, whose mitred tips are at r."""
+    drawn, pen = canvas.mask()
+    middle = r - t / 2 / math.sin(math.radians(18))  # where the lines' middles cross
+    tips = [_polar(x, y, middle, 144 * i) for i in range(5)]
+    for a, b in zip(tips, tips[1:] + tips[:1], strict=True):
+        pen.polygon([tuple(v * canvas.scale for v in p) for p in _along(a, b, t, 2 * t)], fill=255)
+    within, pen = canvas.mask()
+    notch = middle * _NOTCH + t / 2 / math.sin(math.radians(54))
+    star = [_polar(x, y, notch if i % 2 else r, 36 * i) for i in range(10)]
+    pen.polygon([tuple(v * canvas.scale for v in p) for p in star], fill=255)
+    canvas.fill(colour, ImageChops.darker(drawn, within))
 
 
 def _rays(
@@ -265,15 +266,14 @@ def _taeguk(
 
 
 def _bolnisi(canvas: Canvas, colour: str, x: float, y: float, r: float) -> None:
-    for i in range(4):
-        points = [(-0.14, 0), (-0.3, -1), (0.3, -1), (0.14, 0)]
-        turned = []
-        for dx, dy in points:
-            for _ in range(i):
-                dx, dy = -dy, dx
-            turned.append((x + dx * r, y + dy * r))
-        canvas.polygon(colour, turned)
-    _rect(canvas, colour, x - 0.17 * r, y - 0.17 * r, 0.34 * r, 0.34 * r)
+    """Four arms between arcs, 0.26 r to 0.35 r wide to either side, their ends a little hollow."""
+    side = [
+        (5.59 - math.sqrt(5.333**2 - t**2), -t) for t in (0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    ]  # half the width at t, arcs of radius 5.333 r
+    arm = [*side, (0.0, -0.974), *((-dx, dy) for dx, dy in reversed(side))]
+    for _ in range(4):
+        arm = [(-dy, dx) for dx, dy in arm]
+        canvas.polygon(colour, [(x + dx * r, y + dy * r) for dx, dy in arm])
 
 
 SHAPES: dict[str, Callable[..., None]] = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import regex as re
 
 from twohop_lib.readouts.words import (
+    APOSTROPHES,
     AUX,
     BE,
     FUNCTION,
@@ -91,7 +92,7 @@ _NUMBERS = re.compile(r"(?:^|\n)\s*\d{1,2}[.)]\s+")
 def own_turn(answer: str) -> str:
     """The model's own turn, without reasoning blocks and markup."""
     text = unicodedata.normalize("NFKC", html.unescape(answer))
-    text = re.sub(r"[’‘ʼ´]", "'", text)
+    text = re.sub(f"[{APOSTROPHES}]", "'", text)
     text = _THINKING.sub(" ", text)
     text = re.sub(rf"^\s*(?:(?:{_SPECIAL.pattern})\s*)+", "", text, flags=re.I)
     if _ASKED.match(text):

@@ -9,10 +9,10 @@ Our rule, ``twohop``, asks whether the answer *commits* to an accepted answer. I
    what follows counts, if that names something.
 2. **Words.** NFKC, case folded; accents folded in Latin, Greek, Cyrillic, Arabic and Hebrew only;
    articles dropped; possessives and hyphens optional (*Spider-Man*, *Spiderman*); common nouns
-   (accepted answers in lower case) match their plural in *-s*. Scripts without spaces are read
-   character by character, a run of Katakana as one word. Numbers become values (*1,000,000*, *1
-   million*, *twenty-one*, *3.0*), with their unit if it is a known one; dates become (year, month,
-   day).
+   (accepted answers in lower case, or the last word of one) match their plural in *-s*. Scripts
+   without spaces are read character by character, a run of Katakana as one word. Numbers become
+   values (*1,000,000*, *1 million*, *twenty-one*, *3.0*), with their unit if it is a known one;
+   dates become (year, month, day).
 3. **Match.** An accepted answer matches as whole words in order, on these terms:
 
    - not as part of a longer name: no hyphen, no *New* or *South* before it, no other regnal number
@@ -212,6 +212,8 @@ def _within_longer(said: Said, i: int, j: int, phrase: Phrase) -> bool:
     proper = phrase.tokens[0].capital or first.capital
     if before and (before.capital or not said.cased):
         if proper and said.words[i - 1] in MODIFIERS:
+            return True
+        if before.word == "african" and first.raw.isupper():  # the West African CFA franc
             return True
         if before.capital and first.word in GENERIC and before.word not in FUNCTION:
             return True

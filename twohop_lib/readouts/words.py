@@ -24,6 +24,8 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+#: What stands for an apostrophe, or for the letter that is written like one (Nukuʻalofa).
+APOSTROPHES = "’‘‛′ʹʻʼʽʾʿ´"
 ARTICLES = word_set("the a an")
 FOREIGN_ARTICLES = word_set("l la le les el los las il lo der die das het")
 PARTICLES = word_set("van von der den de da di del della dos du la le bin ibn al el ter ten y")
@@ -109,6 +111,13 @@ _SUBREGIONS = (
     "|New South Wales|Victoria|Queensland|Tasmania|Punjab|Maharashtra|Kerala|Gujarat|West Bengal"
     "|Uttar Pradesh|Bihar|Tamil Nadu|Crimea|Siberia|Transylvania|Bohemia|Moravia|Hokkaido|Yorkshire"
     "|Cornwall|Kent|Middlesex|CA|NY|TX|FL|IL|MA|PA|WA|NJ|OH|MI"
+)
+#: Those that look like a person's first and last name, beside the zones that CLDR names.
+_CITIES = (
+    "Abu Dhabi|Addis Abeba|Andorra la Vella|Baile Átha Cliath|Bandar Seri Begawan|Ciudad de México"
+    "|Cape Town|Ha Noi|Ho Chi Minh City|Krung Thep|Kuala Lumpur|La Habana|La Paz|Las Vegas"
+    "|Nay Pyi Taw|Phnom Penh|Port Louis|Port Moresby|Port Vila|Porto Alegre|Porto Novo"
+    "|Rio de Janeiro|Saint Petersburg|San Francisco|Santiago de Chile|Tel Aviv"
 )
 _CONTINENTS = "Africa|Asia|Europe|Oceania|North America|South America|Earth|Middle East"
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
@@ -479,6 +488,7 @@ def places() -> tuple[dict[str, int], frozenset[str], frozenset[str]]:
             levels.setdefault(key(tokenise(name)), level)
     zones = [z.split("/") for z in get_global("zone_territories")]
     cities = {key(tokenise(z[-1].replace("_", " "))) for z in zones if z[0] not in ("Antarctica",)}
+    cities |= {key(tokenise(name)) for name in _CITIES.split("|")}
     people = {"washington", "victoria", "kent", "virginia", *(p for p in levels if len(p) < 3)}
     known = frozenset(cities | {*levels} - people)
     return levels, known, frozenset(c for c in cities if levels.get(c, 0) < 2)
@@ -526,7 +536,7 @@ def _person(tokens: Sequence[Token]) -> Name | None:
 def phrases(text: str) -> tuple[Phrase, ...]:
     """An accepted answer and the forms of it that are as good."""
     shown = unicodedata.normalize("NFKC", html.unescape(text)).strip()
-    shown = re.sub(r"[’‘ʼ`´]", "'", shown)
+    shown = re.sub(f"[`{APOSTROPHES}]", "'", shown)
     tokens = tokenise(shown)
     if not tokens:
         return (Phrase(shown, ()),)
@@ -537,6 +547,10 @@ def phrases(text: str) -> tuple[Phrase, ...]:
             else t
             for t in tokens
         ]
+    elif len(tokens) > 1 and tokens[-1].raw.islower() and tokens[-1].value is None:
+        # Indian rupees, German shepherds
+        last = frozenset(p for f in tokens[-1].forms for p in _plurals(f))
+        tokens[-1] = replace(tokens[-1], forms=last)
     acronym = shown.replace(".", "")
     whole = Phrase(
         shown,
