@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zlib
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from twohop_lib.benchmark import Benchmark, Question, load, pictures, store
+from twohop_lib.benchmark import Benchmark, Question, flags, load, pictures, store
 from twohop_lib.benchmark.leaks import leaks
 from twohop_lib.benchmark.sources import build
 from twohop_lib.cli import app
@@ -316,8 +317,10 @@ ROW_FAULTS = [
             "question_by_picture": "Where does beyonces-band's van stand?",
             "aliases": ["Beyonces Band"],
         },
-        "row 1, column 'question_by_picture': gives the name 'Beyonces Band' away",
+        "row 1, column 'question_by_picture': gives the name \"Beyoncé's Band\" away",
     ),
+    ({"noun": "Beyoncé's Band"}, "row 1, column 'noun': gives the name \"Beyoncé's Band\" away"),
+    ({"distractors": ["Beyonces Band"]}, "row 1, column 'distractors': 'Beyonces Band' gives the"),
     (
         {"identify_prompt": "Is this BEYONCE’S BAND?"},
         "row 1, column 'identify_prompt': gives the name \"Beyoncé's Band\" away",
@@ -574,6 +577,81 @@ def test_an_unknown_benchmark_or_seed_is_told(tmp_path):
     with pytest.raises(TwohopError, match="The seed is -1; give 0 or more"):
         build("heraldry", tmp_path / "x", -1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "1", None, float("nan")])
+def test_a_seed_that_is_no_whole_number_is_told(tmp_path, seed):
+    with pytest.raises(TwohopError, match="; give a whole number"):
+        build("flags", tmp_path / "x", seed)
+
+
+def test_a_seed_of_numpy_is_a_seed(tmp_path):
+    assert load(build("flags", tmp_path / "x", np.int64(3), distinct=True).root).seed == 3
+
+
+def test_no_choice_of_a_flag_names_the_country():
+    for q in flags.read().questions:
+        offered = [q.answers[0], *q.distractors]
+        assert not any(leaks(o, [q.entity, *q.aliases]) for o in offered), q.question_id
+
+
+def test_pictures_that_are_not_its_own_are_not_deleted(bench):
+    mine = bench.root / "images" / "mine.png"
+    Image.new("RGB", (9, 9)).save(mine)
+    with pytest.raises(TwohopError, match="images/mine.png would be deleted"):
+        store.write(make_questions(), draw, bench.root, "bands", 3)
+    assert mine.exists()
+
+
+def test_what_a_killed_build_left_is_no_hindrance(tmp_path):
+    (tmp_path / f".bench.{os.getpid()}.partial" / "images").mkdir(parents=True)
+    store.write(make_questions(), draw, tmp_path / "bench", "bands", 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["bench"]
+
+
+def test_an_interrupted_replacement_puts_the_old_one_back(bench, monkeypatch):
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(make_questions(), draw, bench.root, "other", 4)
+    assert load(bench.root).name == "bands"
+
+
+def test_a_pipe_is_not_waited_for(bench):
+    (bench.root / store.ABOUT).unlink()
+    os.mkfifo(bench.root / store.ABOUT)
+    with pytest.raises(TwohopError, match="is no file; it must hold"):
+        load(bench.root)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x\n\x1b[2J"])
+def test_a_name_that_cannot_be_shown_is_told(bench, name):
+    (bench.root / store.ABOUT).write_text(json.dumps({"name": name, "seed": 0}))
+    with pytest.raises(TwohopError, match="gives no 'name'"):
+        load(bench.root)
+
+
+@pytest.mark.parametrize("notes", [{"skipped rows": 3}, {"counts": 5}, {"counts": [1, 2]}])
+def test_notes_of_somebody_else_do_no_harm(bench, notes):
+    text = json.dumps({"name": "x", "seed": 0, "notes": notes})
+    (bench.root / store.ABOUT).write_text(text)
+    assert "x (seed 0): 3 entities" in run("validate", bench.root)
+
+
+def test_names_too_long_for_a_file_are_told(tmp_path):
+    for told, command in {
+        "is not a folder": ["validate", "x" * 300],
+        "cannot be written": ["build", "flags", "--out", tmp_path / ("x" * 300)],
+    }.items():
+        with pytest.raises(TwohopError, match=told):
+            run(*command)
 
 
 # --- the command ---

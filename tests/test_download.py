@@ -141,7 +141,9 @@ def test_the_guard_sees_every_redirect(server, tmp_path):
     server.redirects["/two"] = server.url + "/a.bin"
     seen = []
     download.fetch(server.url + "/one", tmp_path / "a", guard=seen.append)
-    assert seen == [server.url + p for p in ("/one", "/two", "/a.bin")]
+    peer = server.url + "/"  # where the connection led
+    assert [u for u in seen if u != peer] == [server.url + p for p in ("/one", "/two", "/a.bin")]
+    assert seen[1] == peer
 
     def refuse(url: str) -> None:
         if url.endswith("/a.bin"):
@@ -152,6 +154,41 @@ def test_the_guard_sees_every_redirect(server, tmp_path):
     server.redirects["/round"] = "/round"
     with pytest.raises(TwohopError, match="redirected more than 5 times"):
         download.fetch(server.url + "/round", tmp_path / "c")
+
+
+def test_a_name_that_leads_elsewhere_when_looked_up_again_is_refused(server, tmp_path, monkeypatch):
+    real, looked_up = socket.getaddrinfo, []
+
+    def resolve(host, port, *rest, **more):
+        if host != "rebound.example":
+            return real(host, port, *rest, **more)
+        looked_up.append(host)
+        return real("93.184.216.34" if len(looked_up) == 1 else "127.0.0.1", port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = f"http://rebound.example:{server.url.rsplit(':')[-1]}/a.bin"
+    with pytest.raises(TwohopError, match=r"private or local address \(127.0.0.1\)"):
+        download.fetch(url, tmp_path / "a", guard=download.guard_public)
+    assert len(looked_up) == 2 and server.asked == []
+
+
+def test_a_redirect_to_what_is_no_address_is_told(server, tmp_path):
+    server.redirects["/one"] = "http://["
+    with pytest.raises(TwohopError, match="is redirected to what is no address"):
+        download.fetch(server.url + "/one", tmp_path / "a")
+
+
+def test_an_odd_mark_of_the_server_is_not_sent_back(server, tmp_path):
+    server.headers["/a.bin"] = {"ETag": '"caf\xe9"'}
+    server.faults["/a.bin"] = ["cut"]
+    download.fetch(server.url + "/a.bin", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_a_server_that_never_ends_is_left(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MAX_SECONDS", -1)
+    with pytest.raises(TwohopError, match="takes more than -1 seconds; try later"):
+        download.fetch(server.url + "/a.bin", tmp_path / "a")
 
 
 @pytest.mark.parametrize(

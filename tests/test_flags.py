@@ -310,3 +310,11 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     ]
     assert any(a != b for a, b in zip(other, one.questions, strict=True))
     assert one.notes["counts"][0]["entities"] == len(BY_CODE)
+
+
+def test_no_choice_of_a_flag_names_the_country():
+    for seed in range(3):
+        for q in flags.read(seed).questions:
+            names = [q.entity, *q.aliases]
+            offered = (q.answers[0], *q.distractors)
+            assert not any(leaks(choice, names) for choice in offered), (q.entity, offered)

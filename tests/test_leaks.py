@@ -47,6 +47,22 @@ LEAKS = [
     ("富士山の高さは?", "富士山"),
     ("Сколько лет Москве и Киев?", "киев"),
     ("हिमालय कहाँ है?", "हिमालय"),
+    ("What do McDonalds sell?", "McDonald's"),
+    ("What does McDonald’s sell?", "McDonalds"),
+    ("Where is the U.S.A.?", "USA"),
+    ("Where is the UK?", "U.K."),
+    ("Who sings in aha?", "a-ha"),
+    ("Which band is U-2?", "U2"),
+    ("What is sold at HM?", "H&M"),
+    ("Who painted Mona Lisa?", "“The Mona Lisa”"),
+    ("Who made I \u2764 NY?", "I \u2764\ufe0f NY"),  # a variation selector does not show
+    ("Who made \u2764?", "\u2764\ufe0f"),
+    ("Who lives in Val\ufe0fdric?", "Valdric"),
+    ("Who lives in Val\u3164dric?", "Valdric"),  # nor does a filler
+    ("Where is Hamrun?", "Ħamrun"),
+    ("서울은 어디에 있습니까?", "서울"),  # a particle is written on
+    ("من هو مُحَمَّد؟", "محمد"),
+    ("מי גר בשָׁלוֹם?", "בשלום"),
 ]
 CLEAN = [
     ("Which beetle is this?", "bee"),
@@ -60,6 +76,10 @@ CLEAN = [
     ("Which band is this?", "The Band"),
     ("कमलपुर कहाँ है?", "कमालपुर"),  # the vowels are marks
     ("Who is it?", ""),
+    ("Which \u2764\ufe0f is this?", "\u260e\ufe0f"),
+    ("Where is Valdric?", "Val"),
+    ("What is 7th?", "7"),
+    ("우리서울 어디?", "서울"),
     ("Who is it?", "   "),
     ("Who is it?", "!!!"),
     ("", "Valdric"),

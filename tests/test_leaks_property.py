@@ -57,7 +57,8 @@ TEMPLATES = (
 def plain(text: str) -> str:
     """Text as the oracle reads it: no case, accents, width or invisible characters."""
     text = unicodedata.normalize("NFKD", text.casefold()).replace("ł", "l")
-    return regex.sub(r"\p{M}|\p{Cf}", "", unicodedata.normalize("NFKD", text))
+    text = regex.sub(r"\p{M}|\p{Cf}", "", unicodedata.normalize("NFKD", text))
+    return regex.sub(r"(?<=[\p{L}\p{N}])['’]s(?![\p{L}\p{N}])", "", text)
 
 
 def stands_in(name: str, text: str) -> bool:

@@ -188,6 +188,49 @@ def test_bad_rows_are_refused_by_file_row_and_column_or_skipped(tmp_path, table,
     assert told in read.notes["skipped"][0] and read.notes["skipped rows"] >= 1
 
 
+def test_a_name_in_the_identify_prompt_is_filtered_not_fatal(tmp_path):
+    folder = changed(tmp_path / "p", "entities", 14, aliases="['WHO']")  # "… brand who's logo …"
+    built = build("popvqa", tmp_path / "b", source=folder)
+    assert len(built.entities()) == 15 and "Q401" not in built.entities()
+
+
+def test_ids_may_be_long_but_must_differ_by_more_than_case(tmp_path):
+    entities, questions = published.rows()
+    for row in (*entities, *questions):
+        row["s_uri"] = row["s_uri"].replace("Q101", "東" * 100)
+    folder = published.write(tmp_path / "p", entities, questions)
+    assert len(build("popvqa", tmp_path / "b", source=folder).entities()) == 16
+    for row in (*entities, *questions):
+        row["s_uri"] = row["s_uri"].replace("東" * 100, "q100")
+    with pytest.raises(BadTable, match="row 2, column 's_uri': .* is used in row 1 already"):
+        popvqa.read(published.write(tmp_path / "p", entities, questions))
+
+
+def test_the_bytes_do_not_depend_on_where_the_copy_lies(folder, tmp_path, monkeypatch):
+    (folder / "resized_images/celebs/101.png").unlink()
+    there = folder.rename(tmp_path / "elsewhere")
+    one = build("popvqa", tmp_path / "one", source=there, skip_bad=True)
+    there.rename(folder)
+    monkeypatch.chdir(tmp_path)
+    two = build("popvqa", tmp_path / "two", source=folder.name, skip_bad=True)
+    for path in one.root.rglob("*.*"):
+        assert path.read_bytes() == (two.root / path.relative_to(one.root)).read_bytes()
+
+
+def test_a_path_too_long_to_be_one_is_a_missing_picture(folder):
+    table = (folder / "entities.csv").read_text("utf-8")
+    (folder / "entities.csv").write_text(table.replace("101.png", "x" * 300 + ".png"), "utf-8")
+    assert len({q.entity_id for q in popvqa.read(folder, skip_bad=True).questions}) == 15
+    with pytest.raises(TwohopError, match="does not exist; put the picture there"):
+        popvqa.read(folder).picture("Q101")
+
+
+@pytest.mark.parametrize("entities", [-3, "4", 2.5, True])
+def test_a_number_of_entities_that_is_none_is_refused(folder, entities):
+    with pytest.raises(TwohopError, match="entities cannot be taken; give a whole number"):
+        popvqa.read(folder, entities=entities)
+
+
 def test_an_id_is_one_entitys(tmp_path):
     entities, _ = published.rows()
     folder = changed(tmp_path / "p", "entities", 2, s_uri=entities[0]["s_uri"])

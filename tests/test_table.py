@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -311,6 +312,153 @@ def test_a_field_of_fifty_megabytes_costs_little(folder):
     assert table.read(file, skip_bad=True).questions[-1].entity == "Last"
 
 
+def test_a_quote_left_open_takes_no_other_row_with_it(folder):
+    file = put(folder, rows())
+    lines = file.read_text().splitlines()
+    for opened, closed in ((lines[3].replace("Venice", '"Venice'), lines[6]),) + (
+        (lines[3].replace("Venice", '"Venice'), lines[6].replace("1402", '"1402"')),
+    ):
+        file.write_text("\n".join([*lines[:3], opened, *lines[4:6], closed, *lines[7:]]) + "\n")
+        found = problems(file)
+        assert len(found) == 1 and found[0].startswith("row 3, column 'entity': cannot be read")
+        kept = table.read(file, skip_bad=True)
+        assert len(kept.questions) == 7 and kept.notes["skipped rows"] == 1
+
+
+def test_rows_after_an_endless_cell_of_many_lines_are_kept(folder):
+    file = put(folder, rows())
+    lines = file.read_text().splitlines()
+    lines[3] = lines[3].replace("Venice", '"' + ("x" * 99_999 + "\n") * 12 + '"')
+    file.write_text("\n".join(lines) + "\n")
+    assert len(table.read(file, skip_bad=True).questions) == 7
+
+
+def test_an_alias_that_another_row_gives_is_a_name_too(folder):
+    content = changed(1, aliases="Bascule")
+    content[1]["question"] = "When was the Bascule, or {entity}, finished?"
+    found = problems(put(folder, content))
+    assert "column 'question_by_picture': gives the name 'Bascule' away" in found[0]
+
+
+def test_no_choice_names_the_entity(folder):
+    borders = {"France": "Spain", "Spain": "France", "Italy": "Austria", "Chad": "Niger"}
+    borders |= {"Peru": "Chile", "Oman": "Yemen"}
+    content = [
+        {
+            "entity": country,
+            "image": "tower.png",
+            "relation": "neighbour",
+            "question": "Which country borders {entity}?",
+            "answers": answer,
+        }
+        for country, answer in borders.items()
+    ]
+    for q in table.read(put(folder, content)).questions:
+        assert q.entity not in q.distractors and len(q.distractors) == 3
+
+
+def test_three_distractors_are_found_if_there_are_any(folder):
+    content = [
+        {
+            "entity": f"Bridge{i:02}",
+            "image": "tower.png",
+            "relation": "builder",
+            "question": "Who built {entity}?",
+            "answers": f"Person{i:02}",
+        }
+        for i in range(40)
+    ]
+    content[0]["answers"] = "|".join(f"Person{i:02}" for i in range(36))
+    assert len(table.read(put(folder, content)).questions[0].distractors) == 3
+
+
+def test_what_is_asked_in_the_same_words_is_the_same_relation(folder):
+    content = [{k: v for k, v in r.items() if k != "relation"} for r in rows()]
+    assert "is used in row 1 already" in problems(put(folder, [*content, content[0]]))[0]
+    content[0] |= {"answers": "[broken"}
+    kept = table.read(put(folder, content), skip_bad=True).questions
+    assert {q.relation for q in kept if "finished" in q.question_by_name} == {"fact 1"}
+    assert {q.relation for q in kept if "city" in q.question_by_name} == {"fact 2"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ('["\\ud800"]', "has half a character"),
+        ('["a\\u0000b"]', "has a null character"),
+        ("[b'London']", "holds bytes; give texts"),
+    ],
+)
+def test_texts_within_a_list_are_checked_too(folder, tmp_path, cell, told):
+    file = put(folder, changed(3, answers=cell))
+    assert problems(file)[0].startswith(f"row 3, column 'answers': {told}")
+    built = build("table", tmp_path / "b", source=file, skip_bad=True)
+    assert built.notes["skipped rows"] == 1 and len(built.questions) == 7
+
+
+def test_ids_that_are_one_file_are_refused_by_row(folder):
+    ids = {"Tower Bridge": "ab", "Rialto Bridge": "AB"}
+    file = put(folder, [r | {"entity_id": ids.get(r["entity"], "")} for r in rows()])
+    assert problems(file)[0].startswith("row 3, column 'entity_id': is 'AB' but 'ab' in row 1")
+    assert len(table.read(file, skip_bad=True).questions) == 6
+
+
+def test_a_name_of_many_bytes_is_no_file_name(folder, tmp_path):
+    content = [r | {"entity": "東" * 90, "question": "{entity}は?" + r["relation"]} for r in rows()]
+    built = build("table", tmp_path / "b", source=put(folder, content[:2]))
+    assert built.image(built.questions[0]).size == (20, 12)
+
+
+def test_a_problem_is_one_short_line(folder):
+    for cell in ("x" * 900_000, "http://\x1b[2J127.0.0.1/a.png"):
+        (found,) = problems(put(folder, changed(3, image=cell)))
+        assert len(found) < 600 and found.isprintable()
+
+
+def parquet(folder: Path, **columns) -> Path:
+    pq.write_table(
+        pa.table({k: [r[k] for r in rows()] for k in rows()[0]} | columns), folder / "t.parquet"
+    )
+    return folder / "t.parquet"
+
+
+def test_parquet_columns_that_are_no_text(folder):
+    found = problems(parquet(folder, answers=[b"London"] * 8))
+    assert "column 'answers': holds bytes; store text instead" in found[0]
+    found = problems(parquet(folder, answers=[{"text": "London"}] * 8))
+    assert "column 'answers': holds fields; store text instead" in found[0]
+    floats = table.read(parquet(folder, answers=[1894.0] * 8)).questions
+    assert floats[0].answers == ("1894",)
+
+
+def test_columns_that_are_not_used_are_not_looked_at(folder):
+    dates = pa.array([2**31 - 1] * 8, type=pa.date32())
+    assert len(table.read(parquet(folder, when=dates, photo=[b"\0" * 600_000] * 8)).questions) == 8
+    assert len(table.read(put(folder, [r | {"more": "a\0b"} for r in rows()])).questions) == 8
+
+
+def test_a_packed_parquet_file_costs_little(folder):
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 512, pa.int32()), ["x" * 2_000_000])
+    columns = {k: [rows()[i % 8][k] for i in range(512)] for k in rows()[0]}
+    pq.write_table(pa.table(columns | {"answers": same}), folder / "t.parquet", store_schema=False)
+    before = pa.default_memory_pool().max_memory()
+    tracemalloc.start()
+    assert len(problems(folder / "t.parquet")) == 512
+    assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    tracemalloc.stop()
+    assert pa.default_memory_pool().max_memory() - before < 300_000_000
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys(folder):
+    grey = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, 0)
+    Image.fromarray(grey).save(folder / "tower.png")
+    shown = table.read(put(folder, rows())).picture("tower-bridge")
+    assert abs(np.asarray(shown).mean() - 127.5) < 1
+    Image.fromarray(grey.astype(np.float32)).save(folder / "float.tif")
+    found = problems(put(folder, changed(3, image="float.tif")))
+    assert "has pixels of 32 bits; save it with 8 bits a channel" in found[0]
+
+
 # --- what is wrong with the file ---
 
 
@@ -321,15 +469,31 @@ def test_a_field_of_fifty_megabytes_costs_little(folder):
         ("a.csv", b"entity,answers\nx,y\n", "column 'image': is missing; add it"),
         ("a.csv", b"entity,image,answers,noun,noun\n", "column 'noun': is there twice"),
         ("a.csv", b"entity,image,answers,question\n", "has no rows"),
+        ("a.csv", "entity,image".encode("utf-16-le"), "is in UTF-16 or UTF-32; save it as UTF-8"),
+        ("a.csv", b"\x1f\x8b\x08\x00", "is a spreadsheet or archive"),
+        ("x" * 300 + ".csv", None, "does not exist; give a table"),
+        ("a.csv", None, "is no file; give a table"),
         ("a.csv", b"PK\x03\x04\x00\x00", "is a spreadsheet or archive; save it as CSV"),
         ("a.parquet", b"PAR1 nothing", "is not a readable Parquet file"),
         ("a.xlsx", b"PK", "is not a table that can be read; use .csv, .tsv, .parquet"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, name, content, told):
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    elif len(name) < 100:
+        (tmp_path / name).mkdir()
     with pytest.raises(TwohopError, match=told):
         table.read(tmp_path / name)
+
+
+def test_a_header_of_very_many_columns_takes_no_time(tmp_path):
+    header = "entity,image,answers," + ",".join(f"c{i}" for i in range(60_000))
+    (tmp_path / "a.csv").write_text(header + "\n")
+    started = time.perf_counter()
+    with pytest.raises(TwohopError, match="has no rows"):
+        table.read(tmp_path / "a.csv")
+    assert time.perf_counter() - started < 5
 
 
 def test_missing_things_are_said(tmp_path):

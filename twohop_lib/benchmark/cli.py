@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,15 +72,18 @@ def build(
 
 def _funnel(benchmark: Benchmark) -> str:
     """What each filter left, a line each, and what was skipped."""
-    counts = benchmark.notes.get("counts", ())
-    lines = [
-        f"{row['entities']:>7} entities {row['facts']:>8} facts  {row['step']}"
-        for row in counts
-        if len(counts) > 1  # one step is no filter
-    ]
-    if skipped := benchmark.notes.get("skipped rows"):
-        lines.append(f"{skipped} row(s) skipped:")
-        lines += [f"  {problem}" for problem in benchmark.notes["skipped"]]
+    try:
+        counts = benchmark.notes.get("counts", ())
+        lines = [
+            f"{row['entities']:>7} entities {row['facts']:>8} facts  {row['step']}"
+            for row in counts
+            if len(counts) > 1  # one step is no filter
+        ]
+        if skipped := benchmark.notes.get("skipped rows"):
+            lines.append(f"{skipped} row(s) skipped:")
+            lines += [f"  {problem}" for problem in benchmark.notes["skipped"]]
+    except (TypeError, KeyError, ValueError):  # notes that somebody else wrote
+        return ""
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -115,9 +119,9 @@ def _opened(where: Path, images: Path | None, skip_bad: bool) -> Iterator[Benchm
 
     with tempfile.TemporaryDirectory(prefix="twohop-") as folder:
         out = Path(folder) / "benchmark"
-        if where.is_file():
+        if os.path.isfile(where):
             yield sources.build("table", out, source=where, images=images, skip_bad=skip_bad)
-        elif where.is_dir() and sources.is_popvqa(where):
+        elif os.path.isdir(where) and sources.is_popvqa(where):
             yield sources.build("popvqa", out, source=where, entities=0, skip_bad=skip_bad)
         else:
             yield sources.load(where)

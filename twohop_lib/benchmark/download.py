@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies
 
 import httpx
 
@@ -20,6 +22,8 @@ from twohop_lib.errors import TwohopError
 
 MAX_BYTES = 50_000_000
 TIMEOUT = httpx.Timeout(20.0)
+#: Seconds that one reply may take from its first byte to its last.
+MAX_SECONDS = 600
 #: Seconds to wait before each further try; a server that is busy may not be in a moment.
 WAITS = (0.5, 2.0, 5.0)
 _REDIRECTS = 5
@@ -140,10 +144,12 @@ def _fetch_once(
                 mark.unlink(missing_ok=True)
                 partial.write_bytes(b"")
                 etag = reply.headers.get("etag", "")
-                if etag and not etag.startswith("W/"):
+                if etag.isascii() and etag.isprintable() and etag and not etag.startswith("W/"):
                     mark.write_text(etag)
             _receive(url, reply, partial, max_bytes)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise TwohopError(f"{url} is not an http or https address; give one.") from error
+    except UnicodeError as error:  # a host's name that is too long to be one
         raise TwohopError(f"{url} is not an http or https address; give one.") from error
     except httpx.HTTPError as error:
         raise _Again(str(error) or type(error).__name__) from error
@@ -158,12 +164,29 @@ def _open(
     for _ in range(_REDIRECTS + 1):
         if guard:
             guard(at)
-        with client.stream("GET", at, headers=headers) as reply:
+        with client.stream("GET", at, headers=headers, extensions=_watched(guard)) as reply:
             if not reply.has_redirect_location:
                 yield reply
                 return
-            at = urljoin(at, reply.headers["location"])
+            try:
+                at = urljoin(at, reply.headers["location"])
+            except ValueError as error:
+                raise TwohopError(f"{url} is redirected to what is no address.") from error
     raise TwohopError(f"{url} is redirected more than {_REDIRECTS} times; give another.")
+
+
+def _watched(guard: Callable[[str], None] | None) -> dict[str, Any]:
+    """Have the guard see where a connection leads, before anything is asked there.
+
+    A name may lead elsewhere when it is looked up again. What a proxy connects to is not seen.
+    """
+
+    def trace(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            ip, port = info["return_value"].get_extra_info("server_addr")[:2]
+            guard(f"http://[{ip}]:{port}/" if ":" in ip else f"http://{ip}:{port}/")
+
+    return {"trace": trace} if guard and not getproxies() else {}
 
 
 def _check_status(url: str, status: int) -> None:
@@ -190,10 +213,13 @@ def _receive(url: str, reply: httpx.Response, partial: Path, max_bytes: int) -> 
     too_large = TwohopError(f"{url} is larger than {max_bytes:,} bytes; make it smaller.")
     if size + length > max_bytes:
         raise too_large
+    until = time.monotonic() + MAX_SECONDS
     with partial.open("ab") as out:
         # As it comes: of what a cut connection brought, nothing is to be lost.
         for chunk in reply.iter_raw():
             size += len(chunk)
+            if time.monotonic() > until:  # a byte now and then would never time out
+                raise TwohopError(f"{url} takes more than {MAX_SECONDS:,} seconds; try later.")
             if size > max_bytes:
                 out.close()
                 partial.unlink()

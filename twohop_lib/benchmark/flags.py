@@ -109,7 +109,7 @@ LOOK_ALIKES: tuple[frozenset[str], ...] = tuple(
 TOLERATED: dict[tuple[str, str], tuple[str, ...]] = {
     ("NA", "currency"): ("South African rand",),
     ("NA", "currency_code"): ("ZAR",),
-    ("LR", "currency"): ("United States dollar",),
+    ("LR", "currency"): ("American dollar", "United States dollar"),
     ("LR", "currency_code"): ("USD",),
     ("NL", "neighbour"): ("France",),
     ("IL", "language"): ("Arabic",),
@@ -164,12 +164,23 @@ def countries() -> tuple[Country, ...]:
                 else _split(row[relation])
                 for relation in RELATIONS
             }
-            # Asked for a currency, one may answer with its code.
-            | {"currency": (*_split(row["currency"]), *_split(row["currency_code"]))},
+            | {"currency": _currency(row)},
             int(row["as_of"]),
         )
         for code, row in sorted(rows.items())
         if row["as_of"]
+    )
+
+
+def _currency(row: dict[str, str]) -> tuple[str, ...]:
+    """Its names, then its code, with which one may answer too.
+
+    The usual one, which multiple choice offers, is one without the country's name.
+    """
+    names = [row["name"], *_split(row["aliases"])]
+    return (
+        *sorted(_split(row["currency"]), key=lambda answer: bool(leaks(answer, names))),
+        *_split(row["currency_code"]),
     )
 
 
@@ -225,17 +236,18 @@ def _years(kept: list[Country]) -> str:
 
 
 def _given_away(country: Country, relation: str) -> bool:
-    """Whether naming the country answers the question: Luxembourg, Kuwait City, Tunisia.
+    """Whether the name says the answer, or the answer the name: Luxembourg, Kuwait City, Tunisia.
 
-    Currencies and languages are let through: *Jamaican dollar* is not *Jamaica*.
+    *Jamaican dollar* is not *Jamaica*, *Solomon Islands dollar* is.
     """
     answers = country.answers[relation]
     if relation == "continent":
         answers = (*answers, *(f"{a}n" for a in answers))  # the Central African Republic
     said = any(leaks(country.name, [a]) for a in answers if words(a))
-    usual = answers[0].casefold()
-    begins = country.name.casefold().startswith(usual) or leaks(answers[0], [country.name])
-    return said or (relation == "capital" and bool(begins))
+    begins = country.name.casefold().startswith(answers[0].casefold())
+    # Offered as a choice beside the flag, the answer must not name the country either.
+    names = leaks(answers[0], [country.name, *country.aliases])
+    return said or (relation == "capital" and begins) or bool(names)
 
 
 def _questions(asked: list[tuple[Country, str]], seed: int) -> Iterator[Question]:
@@ -243,13 +255,19 @@ def _questions(asked: list[tuple[Country, str]], seed: int) -> Iterator[Question
         relation: sorted({c.answers[relation][0] for c, r in asked if r == relation})
         for relation in RELATIONS
     }
+    # One name for each currency: the American dollar is the United States dollar.
+    usual = {
+        c.answers["currency_code"]: c.answers["currency"][0] for c, r in asked if r == "currency"
+    }
+    pools["currency"] = sorted(usual.values())
     for country, relation in asked:
         rng = np.random.default_rng([seed, *country.code.encode(), *relation.encode()])
         answers = country.answers[relation]
         taken = {words(a) for a in (*answers, *TOLERATED.get((country.code, relation), ()))}
         if relation == "calling_code" and answers[0].startswith("+1"):
             taken.add(words("+1"))  # with or without the area
-        pool = [a for a in pools[relation] if words(a) not in taken and a != country.name]
+        names = [country.name, *country.aliases]
+        pool = [a for a in pools[relation] if words(a) not in taken and not leaks(a, names)]
         wrong = tuple(pool[i] for i in rng.permutation(len(pool))[:3])
         for wording, template in zip(WORDINGS, RELATIONS[relation], strict=True):
             yield Question(

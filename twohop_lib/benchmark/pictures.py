@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from twohop_lib.errors import TwohopError
@@ -22,12 +23,15 @@ def read(file: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # The size is checked here, before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # The size is checked here, before anything is decoded; and damage is told once.
+            warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                return _rgb(ImageOps.exif_transpose(picture))
+                ImageOps.exif_transpose(picture, in_place=True)  # a copy may be 200 MB
+                return _rgb(_eight_bits(picture))
+    except TwohopError as error:
+        raise TwohopError(f"{file} {error}") from error
     except FileNotFoundError as error:
         raise TwohopError(f"{file} does not exist; put the picture there.") from error
     except Image.DecompressionBombError as error:
@@ -41,9 +45,19 @@ def read(file: Path) -> Image.Image:
         ) from error
 
 
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8 (Pillow would cut it off at 255, so show it white)."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):  # nobody can tell which number is white
+        raise TwohopError("has pixels of 32 bits; save it with 8 bits a channel.")
+    return picture
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    picture = picture.convert("RGBA")
+    picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    white.alpha_composite(picture)
+    return white.convert("RGB")

@@ -25,7 +25,7 @@ from twohop_lib.benchmark import download, pictures, rows
 from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import Benchmark, Material, Question, funnel
 from twohop_lib.benchmark.store import Problem
-from twohop_lib.benchmark.table import LISTED, with_distractors
+from twohop_lib.benchmark.table import LISTED, stored, with_distractors
 from twohop_lib.errors import TwohopError, suggest
 
 REPO = "idoco/PopVQA"
@@ -64,10 +64,15 @@ class Entity:
         plain = re.sub(r"[^\w-]+", "-", self.uri.rstrip("/").rsplit("/", 1)[-1])
         return plain or "-".join(words(self.name))
 
+    @cached_property
+    def stored(self) -> str:
+        """The picture's path in the benchmark."""
+        return stored(self.entity_id)
+
 
 def is_copy(folder: Path) -> bool:
     """Whether a folder holds the two tables of the published format."""
-    return (folder / ENTITIES).is_file() and (folder / QUESTIONS).is_file()
+    return all(os.path.isfile(folder / name) for name in (ENTITIES, QUESTIONS))
 
 
 def letterbox(picture: Image.Image, side: int = SIDE) -> Image.Image:
@@ -102,6 +107,8 @@ def read(
     for kind in types:
         if kind not in TYPES:
             raise TwohopError(f"PopVQA has no type {kind!r}; {suggest(kind, TYPES)}.")
+    if isinstance(entities, bool) or not isinstance(entities, int) or entities < 0:
+        raise TwohopError(f"{entities!r} entities cannot be taken; give a whole number, 0 for all.")
     if source and revision:
         raise TwohopError("A local copy has no revision; give --source or --revision.")
     files = _Local(Path(source)) if source else _Hub(revision or "main")
@@ -125,7 +132,10 @@ def read(
     if not binary:
         keep("not answered by yes or no, nor by one of two in the question", _is_open)
     keep("the name stands in the question by name", lambda q: bool(_names(q, q.question_by_name)))
-    keep("no name in the question by picture", lambda q: not _names(q, q.question_by_picture))
+    keep(
+        "no name in the question by picture",
+        lambda q: not (_names(q, q.question_by_picture) or _names(q, q.identify_prompt)),
+    )
     keep("the question does not hold the answer", _holds_no_answer)
     if entities:
         chosen = _evenly([e for e in known.values() if e.entity_id in _ids(asked)], entities)
@@ -136,7 +146,9 @@ def read(
         asked = _with_pictures(asked, by_id, files, problems[ENTITIES])
         steps.append(_step("pictures that can be read", asked))
     if not asked:
-        raise TwohopError(f"{files.where} has no question that passes every filter; see its rows.")
+        raise TwohopError(
+            f"{source or files.where} has no question that passes every filter; see its rows."
+        )
     return Material(
         tuple(with_distractors(asked, seed)),
         lambda entity_id: letterbox(files.picture(by_id[entity_id].image)),
@@ -194,7 +206,7 @@ def _read_entities(file: Path, report: rows.Report) -> dict[tuple[str, str], Ent
         uri, name, image = (cells[c].strip() for c in ("s_uri", "subject", "resized_path"))
         others = tuple(dict.fromkeys(a for a in aliases if a != name))
         entity = Entity(uri, name, others, kind, image, number)
-        before = ids.setdefault(entity.entity_id, number)
+        before = ids.setdefault(entity.stored.casefold(), number)
         if before != number:
             report(Problem(number, "s_uri", f"{uri!r} is used in row {before} already"))
             continue
@@ -207,7 +219,7 @@ def _read_questions(
 ) -> list[Question]:
     found: list[Question] = []
     counts: dict[str, int] = defaultdict(int)
-    for number, cells in rows.read(file, OF_QUESTIONS, report):
+    for number, cells in rows.read(file, OF_QUESTIONS, report, ("r_uri",)):
         needed = ("s_uri", "subject", "question", "question_for_image")
         blank = next((c for c in needed if not cells[c].strip()), None)
         if blank:
@@ -249,7 +261,7 @@ def _question(entity: Entity, cells: rows.Cells, answers: tuple[str, ...], numbe
         identify_prompt=identify,
         answers=answers,
         distractors=(),
-        image=f"images/{entity.entity_id}.png",
+        image=entity.stored,
         split="",
     )
 
@@ -300,7 +312,7 @@ def _with_pictures(
             files.picture(by_id[entity_id].image)
         except TwohopError as error:
             bad.add(entity_id)
-            what = f"{entity_id}: {str(error).removesuffix('.')}"
+            what = f"{entity_id}: {str(error).removesuffix('.')}".replace(files.prefix, "")
             problems.append(Problem(by_id[entity_id].row, "resized_path", what))
     return [q for q in asked if q.entity_id not in bad]
 
@@ -322,7 +334,14 @@ class _Local:
 
     @property
     def where(self) -> str:
-        return str(self.folder)
+        # Not its path: that would make the same copy's bytes differ from place to place.
+        digests = (download.file_sha256(self.folder / t)[:12] for t in (ENTITIES, QUESTIONS))
+        return f"a local copy ({', '.join(digests)})"
+
+    @property
+    def prefix(self) -> str:
+        """What paths begin with that would differ from place to place."""
+        return f"{self.folder.resolve()}{os.sep}"
 
     def table(self, name: str) -> Path:
         return self.folder / name
@@ -336,7 +355,7 @@ class _Local:
         parts = Path(image.replace("\\", "/")).parts
         for i in range(len(parts)):
             file = inside.joinpath(*(p for p in parts[i:] if p != "/"))
-            if file.is_file() and file.resolve().is_relative_to(inside):
+            if os.path.isfile(file) and file.resolve().is_relative_to(inside):
                 return file
         named = self._by_name.get(parts[-1], []) if parts else []
         if not named:
@@ -354,6 +373,7 @@ class _Hub:
     """The data set on the hub, whose own cache keeps what was fetched."""
 
     revision: str
+    prefix = ""
 
     @property
     def where(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import operator
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,9 @@ def material(name: str, seed: int = 0, **options: Any) -> Material:
     if name not in SOURCES:
         hint = "" if not Path(name).suffix else f" (there is no file {name} either)"
         raise TwohopError(f"No benchmark is called {name!r}; {suggest(name, SOURCES)}{hint}.")
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TwohopError(f"The seed is {seed!r}; give a whole number.")
+    seed = operator.index(seed)
     if seed < 0:
         raise TwohopError(f"The seed is {seed}; give 0 or more.")
     known = [p for p in inspect.signature(SOURCES[name]).parameters if p != "seed"]
@@ -61,6 +66,7 @@ def build(name: str, out: Path, seed: int = 0, **options: Any) -> Benchmark:
         TwohopError: as :func:`material`, or ``out`` holds something else.
     """
     made = material(name, seed, **options)
+    seed = operator.index(seed)  # NumPy's whole numbers are no JSON
     counts = made.counts.to_dict("records")
     notes = {**made.notes, "counts": counts}
     return store.write(made.questions, made.picture, Path(out), name, seed, notes)
@@ -78,13 +84,13 @@ def open_benchmark(where: str, out: Path, seed: int = 0) -> Benchmark:
     path = Path(where)
     if is_popvqa(path):
         return build("popvqa", out, seed, source=path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return load(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return build("table", out, seed, source=path)
     return build(where, out, seed)
 
 
 def is_popvqa(path: Path) -> bool:
     """Whether a folder holds PopVQA as published, and not a benchmark built from it."""
-    return path.is_dir() and popvqa.is_copy(path) and not (path / store.ABOUT).exists()
+    return os.path.isdir(path) and popvqa.is_copy(path) and not (path / store.ABOUT).exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -67,6 +68,7 @@ def write(
     owners = _picture_owners(questions)
     target = out.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had this one's number
     try:
         (partial / PICTURES).mkdir(parents=True)
         _save_pictures(owners, picture, partial)
@@ -87,20 +89,33 @@ def write(
 
 def _refuse_foreign(out: Path) -> None:
     """Replacing deletes the folder, so it may hold nothing but a benchmark's own files."""
-    if not out.exists():
+    if not os.path.exists(out):  # unlike Path.exists, false too for what may not be looked at
         return
     if not out.is_dir():
         raise TwohopError(f"{out} is a file; choose a folder to write the benchmark to.")
-    held = {entry.name for entry in out.iterdir()}
+    try:
+        held = {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise TwohopError(f"{out} cannot be read ({error.strerror}); choose another.") from error
     if held and not {TABLE, ABOUT} <= held:
         raise TwohopError(
             f"{out} exists and holds something other than a benchmark; choose another folder."
         )
-    if foreign := sorted(held - {TABLE, ABOUT, PICTURES}):
+    if foreign := sorted(held - {TABLE, ABOUT, PICTURES}) or _foreign_pictures(out):
         raise TwohopError(
             f"{out / foreign[0]} would be deleted by writing the benchmark again; move it, or "
             "choose another folder."
         )
+
+
+def _foreign_pictures(out: Path) -> list[str]:
+    """Files among a benchmark's pictures that its table does not name."""
+    try:
+        known = set(pq.read_table(out / TABLE, columns=["image"])["image"].to_pylist())
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return []  # a damaged benchmark may be replaced
+    files = (p for p in (out / PICTURES).rglob("*") if not p.is_dir())
+    return sorted({p.relative_to(out).as_posix() for p in files} - known)
 
 
 def _picture_owners(questions: tuple[Question, ...]) -> dict[str, str]:
@@ -141,7 +156,7 @@ def _save_pictures(
         image, entity_id = owned
         _save_picture(_picture_of(picture, entity_id), folder / image)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
             for _ in pool.map(save, owners.items()):
                 pass
@@ -153,7 +168,8 @@ def _save_pictures(
 def _save_picture(picture: Image.Image, file: Path) -> None:
     """Pixels alone: colour profiles and other notes would make the bytes depend on the source."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    plain = picture.convert("RGB")
+    bare = picture.mode == "RGB" and not picture.info  # a copy may be 200 MB
+    plain = picture if bare else picture.convert("RGB")
     plain.info = {}
     plain.save(file, format="PNG", compress_level=6)
 
@@ -181,8 +197,9 @@ def _replace(partial: Path, target: Path) -> None:
     target.rename(old)
     try:
         partial.rename(target)
-    except OSError:
-        old.rename(target)
+    except BaseException:  # also when it is interrupted
+        if not target.exists():
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
@@ -198,7 +215,7 @@ def load(folder: Path) -> Benchmark:
             more there are.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise TwohopError(
             f"{folder} is not a folder; give one made by: twohop benchmark build NAME --out DIR"
         )
@@ -214,6 +231,10 @@ def load(folder: Path) -> Benchmark:
     return Benchmark(about["name"], about["seed"], questions, folder, about["notes"])
 
 
+#: Characters of a problem that are shown; a cell in it may be a million long.
+_SHOWN = 400
+
+
 class Problem(NamedTuple):
     """What is wrong with one cell; ``row`` counts from 1."""
 
@@ -222,7 +243,10 @@ class Problem(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        return f"row {self.row}, column {self.column!r}: {self.what}"
+        what = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.what[: 2 * _SHOWN])
+        if len(what) > _SHOWN:
+            what = f"{what[: _SHOWN // 2]} … {self.what[-_SHOWN // 2 :]}"
+        return f"row {self.row}, column {self.column[:80]!r}: {what}"
 
 
 def _raise_first(where: str, problems: Iterator[Problem]) -> None:
@@ -235,6 +259,8 @@ def _raise_first(where: str, problems: Iterator[Problem]) -> None:
 
 def _read_about(file: Path) -> dict:
     wanted = 'it must hold {"name": "…", "seed": 0}'
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise TwohopError(f"{file} is no file; {wanted}.")
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -242,7 +268,7 @@ def _read_about(file: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise TwohopError(f"{file} is not readable JSON; {wanted}.") from error
     name, seed = (about.get(k) if isinstance(about, dict) else None for k in ("name", "seed"))
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise TwohopError(f"{file} gives no 'name'; {wanted}.")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TwohopError(f"{file} gives no whole number as 'seed'; {wanted}.")
@@ -299,13 +325,18 @@ def _is_list_of_text(kind: pa.DataType) -> bool:
 
 def row_problems(rows: Iterable[tuple[int, dict]]) -> Iterator[Problem]:
     """Everything that is wrong with rows (each with its number), except for their pictures."""
+    rows = list(rows)
     ids: dict[str, int] = {}
     entities: dict[str, tuple[int, dict]] = {}
+    # An alias that one row gives must not stand in another row's question either.
+    names: dict[str, dict[str, None]] = defaultdict(dict)
+    for _, row in rows:
+        names[row["entity_id"]] |= dict.fromkeys(n for n in _names(row) if n and n.strip())
     for number, row in rows:
         faults = list(_blank_cells(row))
         if not faults:  # the other checks need every cell
             faults += _repeats(row, number, ids, entities)
-            faults += _contradictions(row)
+            faults += _contradictions(row, list(names[row["entity_id"]]))
         for column, what in faults:
             yield Problem(number, column, what)
 
@@ -339,20 +370,29 @@ def _repeats(
             )
 
 
-def _contradictions(row: dict) -> Iterator[tuple[str, str]]:
+def _names(row: dict) -> list[str]:
+    return [row["entity"], *(row["aliases"] or ())]
+
+
+def _contradictions(row: dict, names: list[str]) -> Iterator[tuple[str, str]]:
     if (row["split"] or "") not in SPLITS:
         known = ", ".join(map(repr, SPLITS))
         yield "split", f"{row['split']!r} is unknown; use one of {known}"
-    names = [row["entity"], *(row["aliases"] or ())]
-    for column in ("question_by_picture", "identify_prompt"):
-        if leaked := leaks(row[column], names):
+    given_away = False
+    for column in ("question_by_picture", "identify_prompt", "noun"):
+        # The noun is asked for too ("First name the bridge"), and mostly stands in the others.
+        if (column != "noun" or not given_away) and (leaked := leaks(row[column], names)):
+            given_away = True
             yield column, f"gives the name {leaked!r} away; refer to the picture instead"
-    if not leaks(row["question_by_name"], names):
+    if not leaks(row["question_by_name"], _names(row)):
         yield "question_by_name", f"does not name {row['entity']!r}; name the entity in it"
     accepted = {words(a) or a for a in row["answers"]}
     for wrong in row["distractors"] or ():
         if (words(wrong) or wrong) in accepted:
             yield "distractors", f"{wrong!r} is an accepted answer too; remove it from one of them"
+            break
+        if leaked := leaks(wrong, names):
+            yield "distractors", f"{wrong!r} gives the name {leaked!r} away; give another"
             break
     # A single sign ("a", "7") stands in many a question without giving anything away.
     telling = [a for a in row["answers"] if len(a.strip()) > 1]

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from twohop_lib.benchmark import download, pictures, rows
-from twohop_lib.benchmark.leaks import words
+from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import COLUMNS, Material, Question, funnel
 from twohop_lib.benchmark.store import Problem, picture_fault, row_problems
 from twohop_lib.errors import TwohopError
@@ -40,6 +40,7 @@ NEEDED = ("entity", "image", "answers")
 #: How many skipped rows are listed in a benchmark's notes; all are counted.
 LISTED = 50
 _BOTH = ("question_by_name", "question_by_picture")
+OPTIONAL = tuple(sorted({"question", *COLUMNS} - {*NEEDED}))
 
 
 def cache_folder() -> Path:
@@ -66,12 +67,12 @@ def read(
         raise TwohopError("Give the table (CSV, TSV or Parquet) with --source.")
     file = Path(source)
     folder = Path(images) if images else file.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise TwohopError(f"{folder} is not a folder; give the one that holds the pictures.")
     problems: list[Problem] = []
     drafts = [
         (number, draft)
-        for number, cells in rows.read(file, NEEDED, problems.append)
+        for number, cells in rows.read(file, NEEDED, problems.append, OPTIONAL)
         if (draft := _draft(number, cells, problems.append))
     ]
     total = len(drafts) + len({p.row for p in problems})
@@ -87,7 +88,7 @@ def read(
     questions = with_distractors([Question(**d) for _, d in kept], seed)
     shown = {d["entity_id"]: fetched[d["image"]] for _, d in kept}
     return Material(
-        tuple(replace(q, image=_stored(q.entity_id)) for q in questions),
+        tuple(replace(q, image=stored(q.entity_id)) for q in questions),
         lambda entity_id: pictures.read(shown[entity_id]),
         funnel(
             [
@@ -139,6 +140,7 @@ def _draft(number: int, cells: rows.Cells, report: rows.Report) -> dict[str, Any
     asked = _asked(number, text, noun, report)
     if asked is None:
         return None
+    template = text("question") or asked[0].replace(text("entity"), "{entity}")
     entity = text("entity")
     return {
         "question_id": text("question_id"),
@@ -152,6 +154,7 @@ def _draft(number: int, cells: rows.Cells, report: rows.Report) -> dict[str, Any
         "identify_prompt": text("identify_prompt", f"Which {noun} is shown in this picture?"),
         "image": text("image"),
         "split": text("split"),
+        "template": template,
         **lists,
     }
 
@@ -178,9 +181,10 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _stored(entity_id: str) -> str:
+def stored(entity_id: str) -> str:
     """The picture's path in the benchmark; an id that is no plain file name is hashed."""
-    plain = re.fullmatch(r"[\w-][\w.-]{0,99}", entity_id)
+    # File systems count bytes.
+    plain = re.fullmatch(r"[\w-][\w.-]*", entity_id) and len(entity_id.encode()) <= 200
     return f"images/{entity_id if plain else _short(entity_id)}.png"
 
 
@@ -206,17 +210,18 @@ def _check(
         if image in faults:
             problems.append(Problem(number, "image", faults[image]))
     problems += _other_pictures((n, d) for n, d in drafts if d["image"] in found)
+    problems += _same_files(drafts)
     return found
 
 
 def _name(drafts: list[tuple[int, dict]]) -> None:
-    """Fill in relations and question ids, by counting."""
-    seen: Counter[tuple[str, str]] = Counter()
+    """Fill in relations and question ids: what is asked in the same words is the same relation."""
+    seen: dict[str, dict[str, int]] = defaultdict(dict)
     for _, draft in drafts:
-        entity = draft["entity_id"]
+        entity, asked = draft["entity_id"], seen[draft["wording"]]
+        template = draft.pop("template")
         if not draft["relation"]:
-            seen[entity, draft["wording"]] += 1
-            draft["relation"] = f"fact {seen[entity, draft['wording']]}"
+            draft["relation"] = f"fact {asked.setdefault(template, len(asked) + 1)}"
         if not draft["question_id"]:
             # Rows that say the same thing get the same id, and are then refused as repeated.
             draft["question_id"] = f"{entity}-{draft['relation']}-{draft['wording']}"
@@ -230,6 +235,19 @@ def _other_pictures(drafts: Iterable[tuple[int, dict]]) -> list[Problem]:
         if image != draft["image"]:
             what = f"is {draft['image']!r} but {image!r} in row {before} for the same entity"
             problems.append(Problem(number, "image", f"{what}; give an entity one picture"))
+    return problems
+
+
+def _same_files(drafts: Iterable[tuple[int, dict]]) -> list[Problem]:
+    """Ids that differ in case alone: some file systems would keep one picture for both."""
+    first: dict[str, tuple[int, str]] = {}
+    problems = []
+    for number, draft in drafts:
+        entity = draft["entity_id"]
+        before, other = first.setdefault(stored(entity).casefold(), (number, entity))
+        if other != entity:
+            what = f"is {entity!r} but {other!r} in row {before}; tell them apart by more than case"
+            problems.append(Problem(number, "entity_id", what))
     return problems
 
 
@@ -259,22 +277,31 @@ def with_distractors(questions: Iterable[Question], seed: int) -> list[Question]
     """Give questions without wrong answers three, from the answers of the same relation."""
     pools: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
     questions = list(questions)
+    names: dict[str, dict[str, None]] = defaultdict(dict)
     for q in questions:
+        names[q.entity_id] |= dict.fromkeys((q.entity, *q.aliases))
         pools[q.relation].setdefault(words(q.answers[0]) or (q.answers[0],), q.answers[0])
     return [
-        q if q.distractors else _drawn(q, list(pools[q.relation].items()), seed) for q in questions
+        q
+        if q.distractors
+        else _drawn(q, list(pools[q.relation].items()), seed, list(names[q.entity_id]))
+        for q in questions
     ]
 
 
-def _drawn(question: Question, pool: list[tuple[tuple[str, ...], str]], seed: int) -> Question:
+def _drawn(
+    question: Question, pool: list[tuple[tuple[str, ...], str]], seed: int, names: list[str]
+) -> Question:
     taken = {words(a) or (a,) for a in question.answers}
     digest = hashlib.sha256(f"{seed}\0{question.question_id}".encode()).digest()
     rng = np.random.default_rng(list(digest[:8]))
     wrong: list[str] = []
-    # A few draws will do however large the pool; the accepted ones are passed over.
-    for i in rng.choice(len(pool), size=min(len(pool), 12), replace=False, shuffle=True):
+    for i in rng.permutation(len(pool)):
         folded, answer = pool[int(i)]
-        if folded not in taken and len(wrong) < 3:
+        if len(wrong) == 3:
+            break
+        # Neither an accepted answer nor the entity's own name, which would give it away.
+        if folded not in taken and not leaks(answer, names):
             taken.add(folded)
             wrong.append(answer)
     return replace(question, distractors=tuple(wrong))
