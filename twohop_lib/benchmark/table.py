@@ -11,7 +11,8 @@ Columns (others are ignored):
 ``noun``                              what the entity is ("bridge"); "thing" if left out
 ``aliases``                           other names, parted by ``|``, or a list
 ``distractors``                       wrong answers, likewise; drawn from the table if left out
-``relation`` · ``wording``            "fact 1", "fact 2" … and "standard" if left out
+``relation`` · ``wording``            "standard" if left out; and "fact 1", "fact 2" …, which
+                                      questions in the same words share
 ``identify_prompt`` · ``split``       a question for the name; ``seen``, ``dev`` or ``test``
 ``entity_id`` · ``question_id``       made from the names if left out
 ====================================  =======================================================
