@@ -25,7 +25,7 @@ import vl_convert
 import yaml
 from bs4 import BeautifulSoup
 
-from twohop_lib import records
+from twohop_lib import charts, records
 from twohop_lib.errors import TwohopError
 from twohop_lib.nb import bookify, glued
 from twohop_lib.rerun import execute, inputs_hash
@@ -145,7 +145,7 @@ def fill(page: str, values: dict[str, dict[str, str]], where: str) -> str:
 
 def still(spec: dict[str, Any]) -> str:
     """A chart's specification drawn as SVG, for readers without JavaScript."""
-    fixed = spec | ({"width": STILL_WIDTH} if spec.get("width") == "container" else {})
+    fixed = charts.fixed(spec, STILL_WIDTH)
     return vl_convert.vegalite_to_svg(fixed, vl_version=vega_lite())
 
 

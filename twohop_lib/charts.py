@@ -124,11 +124,14 @@ INK = "#222222"
 FAINT = "#DDDDDD"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-#: Below this plotting width (pixels) titles and legends take their narrow form.
-NARROW = 420
+#: Below these widths of a figure (pixels) titles, and below the first legends, are narrower.
+NARROW, MEDIUM = 500, 660
+#: That width. Not the plot's, which changes when the room for a title is already taken.
+_SHOWN = "(isFinite(containerSize()[0]) ? containerSize()[0] : width)"
 #: Characters of a row's name per line.
 LABEL_WIDTH = 18
-_NARROW_TITLE, _WIDE_TITLE = 42, 84
+#: Characters of a title per line, by width.
+_TITLE = (42, 60, 84)
 
 
 @alt.theme.register("twohop", enable=True)
@@ -169,7 +172,7 @@ def theme() -> alt.theme.ThemeConfig:
                 "labelFontSize": 12,
                 "titleFontSize": 12,
                 "titleFontWeight": "normal",
-                "labelLimit": {"expr": f"width < {NARROW} ? 215 : 320"},
+                "labelLimit": {"expr": f"{_SHOWN} < {NARROW} ? 215 : 320"},
                 "symbolSize": 90,
                 "columnPadding": 14,
                 "offset": 12,
@@ -577,7 +580,13 @@ def caption_n(frame: pd.DataFrame, by: str = "model", items: str = "facts") -> s
 
 def at_width(chart: AnyChart, width: int) -> AnyChart:
     """Return a copy of a figure with a width in pixels, for output that has no container."""
-    return chart.copy().properties(width=width)
+    return alt.Chart.from_dict(fixed(chart.to_dict(), width))
+
+
+def fixed(spec: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """A figure's specification with a width in pixels, for output that has no container."""
+    known = json.loads(json.dumps(spec).replace(_SHOWN, str(width)))
+    return known | ({"width": width} if known.get("width") == "container" else {})
 
 
 def save_png(chart: AnyChart, path: str | Path, width: int = 700, scale: float = 2) -> None:
@@ -724,13 +733,13 @@ def _wrapped(title: str) -> alt.ExprRef:
     """Break a title into lines by the width that the figure has when it is shown."""
     # Ordinary hyphenated words stay whole; the names of published models are too long to.
     hyphens = any(len(word) > LABEL_WIDTH for word in title.split())
-    narrow, wide = (
+    narrow, medium, wide = (
         json.dumps(
             textwrap.wrap(title, width, break_on_hyphens=hyphens) or [""], ensure_ascii=False
         )
-        for width in (_NARROW_TITLE, _WIDE_TITLE)
+        for width in _TITLE
     )
-    return alt.ExprRef(f"width < {NARROW} ? {narrow} : {wide}")
+    return alt.ExprRef(f"{_SHOWN} < {NARROW} ? {narrow} : {_SHOWN} < {MEDIUM} ? {medium} : {wide}")
 
 
 def _legend(
@@ -745,7 +754,7 @@ def _legend(
     narrow = max(n for n in range(1, columns[0] + 1) if n == 1 or _fits(labels, n, 320 - taken))
     wide = min(len(labels), columns[1])
     return alt.Legend(
-        title=None, columns=alt.ExprRef(f"width < {NARROW} ? {narrow} : {wide}"), **more
+        title=None, columns=alt.ExprRef(f"{_SHOWN} < {NARROW} ? {narrow} : {wide}"), **more
     )
 
 
