@@ -751,10 +751,19 @@ def _legend(
     from it.
     """
     taken = max((7 * len(line) for name in beside for line in _label_lines(name)), default=0)
-    narrow = max(n for n in range(1, columns[0] + 1) if n == 1 or _fits(labels, n, 320 - taken))
-    wide = min(len(labels), columns[1])
+
+    def fitting(most: int, pixels: int) -> int:
+        most = max(1, min(most, len(labels)))
+        return max(n for n in range(1, most + 1) if n == 1 or _fits(labels, n, pixels - taken))
+
+    narrow, medium = fitting(columns[0], 320), fitting(columns[1], NARROW - 10)
+    wide = fitting(columns[1], MEDIUM - 10)
     return alt.Legend(
-        title=None, columns=alt.ExprRef(f"{_SHOWN} < {NARROW} ? {narrow} : {wide}"), **more
+        title=None,
+        columns=alt.ExprRef(
+            f"{_SHOWN} < {NARROW} ? {narrow} : {_SHOWN} < {MEDIUM} ? {medium} : {wide}"
+        ),
+        **more,
     )
 
 
