@@ -224,8 +224,13 @@ def _still(output: Any) -> Any:
         return output
     import vl_convert
 
+    from twohop_lib.charts import fixed
+
     label = html.escape(output["metadata"]["twohop"]["figure"]["alt"])
-    wide = spec | {"width": STILL_WIDTH} if spec.get("width") == "container" else spec
-    picture = _data_url(vl_convert.vegalite_to_svg(wide))
-    output["data"] = {"text/html": f'<img alt="{label}" style="max-width:100%" src="{picture}">'}
+    # Pixels, not SVG: a reader's fonts may be wider than those that the labels were placed with.
+    picture = vl_convert.vegalite_to_png(fixed(spec, STILL_WIDTH), scale=2)
+    data = base64.b64encode(picture).decode()
+    style = f"width:{STILL_WIDTH}px;max-width:100%"
+    tag = f'<img alt="{label}" style="{style}" src="data:image/png;base64,{data}">'
+    output["data"] = {"text/html": tag}
     return output
