@@ -675,6 +675,9 @@ def test_commands_pass_failures_on(bench, tmp_path):
     put(bench.root, 1, noun="band")
     with pytest.raises(TwohopError, match="cannot be written"):
         run("show", bench.root, "--out", tmp_path / "no" / "s.html")
+    with pytest.raises(TwohopError, match="is not named as a web page"):
+        run("show", bench.root, "--out", bench.root / "benchmark.json")
+    store.load(bench.root)
 
 
 class Page(HTMLParser):

@@ -566,7 +566,8 @@ def run(*arguments, code: int = 0) -> str:
 
 def test_a_table_is_validated_shown_and_built(folder, tmp_path):
     file = put(folder, rows())
-    assert "table (seed 0): 4 entities, 8 questions" in run("validate", file)
+    told = run("validate", file)
+    assert "table (seed 0): 4 entities, 8 questions" in told and told.endswith(f"{file}\n")
     run("show", file, "--out", tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("<img") == 4 and "In which city does Tower Bridge stand?" in page

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 benchmark_app = typer.Typer(help="What is asked: build, validate, look.", no_args_is_help=True)
 
 
-def _summary(benchmark: Benchmark) -> str:
+def _summary(benchmark: Benchmark, where: Path) -> str:
     return (
         f"{benchmark.name} (seed {benchmark.seed}): {len(benchmark.entities())} entities, "
-        f"{len(benchmark.questions)} questions\nhash {benchmark.hash}\n{benchmark.root}"
+        f"{len(benchmark.questions)} questions\nhash {benchmark.hash}\n{where}"
     )
 
 
@@ -67,7 +67,7 @@ def build(
     options = {option: value for option, value in given.items() if value is not None}
     built = build_source(name, out, seed, **options)
     typer.echo(_funnel(built), nl=False)
-    typer.echo(_summary(built))
+    typer.echo(_summary(built, built.root))
 
 
 def _funnel(benchmark: Benchmark) -> str:
@@ -99,7 +99,7 @@ def validate(
     try:
         with _opened(where, images, skip_bad) as found:
             typer.echo(_funnel(found), nl=False)
-            typer.echo(_summary(found))
+            typer.echo(_summary(found, where))
     except BadTable as error:
         for problem in error.problems[:_LISTED]:
             typer.echo(f"{error.file}, {problem}")
@@ -139,6 +139,8 @@ def show(
     from twohop_lib.benchmark.sheet import contact_sheet
     from twohop_lib.errors import TwohopError
 
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise TwohopError(f"{out} is not named as a web page; give a name that ends in .html.")
     with _opened(where, images, skip_bad) as found:
         page = contact_sheet(found, limit)
     try:
