@@ -26,9 +26,11 @@
 # - In the backbone, {glue:text}`early_mlp` % of what attribution finds at the name's tokens lies in
 #   the MLPs of the lowest half of the blocks, and {glue:text}`late_attn` % of the attention's at the
 #   last token in the upper half of its blocks.
-# - The estimate can be trusted here: it correlates with true patching at r =
-#   {glue:text}`correlation` (n = {glue:text}`n_places` places, signs agree in
-#   {glue:text}`signs` %), and with finite differences at {glue:text}`finite`.
+# - Place by place that estimate goes with true patching at r = {glue:text}`correlation`
+#   (n = {glue:text}`n_places` places, signs agree in {glue:text}`signs` %), and with small steps at
+#   {glue:text}`finite`; averaged over the way from one name to the other (integrated), with true
+#   patching at r = {glue:text}`correlation_integrated`. By that variant the two shares are
+#   {glue:text}`early_mlp_integrated` % and {glue:text}`late_attn_integrated` %.
 # - **The recall deadline.** An entity's state that arrives at layer {glue:text}`s_main` is turned
 #   into its fact in {glue:text}`at_start` % of cases, at layer 4 in {glue:text}`at_4` %, at layer 6 in
 #   {glue:text}`at_6` %. Half of it is gone at layer {glue:text}`deadline`.
@@ -88,7 +90,7 @@ except ImportError:
 import numpy as np
 import pandas as pd
 from nnsight import NNsight
-from twohop_lib import records, sweep_charts
+from twohop_lib import records, stats, sweep_charts
 from twohop_lib.interventions import attribution, hooks, recall, sweeps
 from twohop_lib.interventions.engine import Engine
 from twohop_lib.nb import glue, show
@@ -504,45 +506,94 @@ show(
 #
 # ### Attribution against true patching
 #
-# Twelve places of each of several prompts, drawn at random: the estimate against what patching that
+# Twelve places of each pair of prompts, drawn at random: the estimate against what patching that
 # place really does, and a small step against the gradient. The integrated variant averages the
 # gradient on the way from corrupt to clean.
 
 # %%
-rng = np.random.default_rng(0)
-estimated, true, integrated, stepped = [], [], [], []
-for contrast, table in examples["backbone"][:8]:
-    span = range(*contrast.corrupt.span)
-    places = [
-        (kind, int(rng.integers(backbone.n)), at_)
-        for at_ in (*span, contrast.corrupt.n - 1)
-        for kind in attribution.COMPONENTS
-        for _ in range(2)
-    ][:12]
-    true += attribution.true_effects(backbone, contrast, places)
-    estimated += [table[k][b, at_].item() for k, b, at_ in places]
-    full = attribution.scores(backbone, contrast, integrated=True)
-    integrated += [full[k][b, at_].item() for k, b, at_ in places]
-    stepped.append(
+truth = attribution.against_truth(
+    backbone, [contrast for contrast, _ in examples["backbone"]]
+)
+stepped = np.array(
+    [
         attribution.finite_difference(
-            backbone, contrast, ("mlp", 1, contrast.corrupt.span[1] - 1)
+            backbone, c, ("mlp", 1, c.corrupt.span[1] - 1)
         )
+        for c, _ in examples["backbone"][:8]
+    ]
+)
+
+
+def correlation(column):
+    return stats.resample_entities(
+        truth["contrast"],
+        lambda at: np.corrcoef(truth[column][at], truth["true"][at])[
+            0, 1
+        ],
     )
-stepped = np.array(stepped)
-r = np.corrcoef(estimated, true)[0, 1]
-r_integrated = np.corrcoef(integrated, true)[0, 1]
-large = np.abs(true) > 0.05
-agree = np.mean(np.sign(estimated)[large] == np.sign(true)[large])
+
+
+# %%
+r, r_integrated = correlation("estimated"), correlation("integrated")
+large = truth[truth["true"].abs() > 0.05]
+agree = (np.sign(large["estimated"]) == np.sign(large["true"])).mean()
 r_finite = np.corrcoef(stepped[:, 0], stepped[:, 1])[0, 1]
-pd.Series(
+pd.DataFrame(
     {
-        "correlation with true patching": r,
-        "the same, integrated variant": r_integrated,
-        "signs that agree (effects above 0.05)": agree,
-        "correlation with finite differences": r_finite,
-        "places": len(true),
-    }
-).to_frame("value").style.format("{:.3f}")
+        "correlation with true patching": (r.estimate, r.low, r.high),
+        "the same, integrated variant": (
+            r_integrated.estimate,
+            r_integrated.low,
+            r_integrated.high,
+        ),
+        "signs that agree (effects above 0.05)": (agree, None, None),
+        "correlation with finite differences": (r_finite, None, None),
+    },
+    index=["value", "low", "high"],
+).T.style.format("{:.2f}", na_rep="")
+
+# %% [markdown]
+# If the estimate is rough, do the shares still hold? The same two, by the integrated variant:
+
+# %%
+parts = [
+    attribution.by_role(
+        backbone, c, attribution.scores(backbone, c, integrated=True)
+    )
+    for c, _ in examples["backbone"]
+]
+averaged = (
+    pd.concat(parts)
+    .groupby(["component", "role", "block"])["score"]
+    .mean()
+    .reset_index()
+)
+
+
+def shares(scores):
+    """Of positive scores: early MLPs' share at the name, late attention's at the last token."""
+    above = scores.assign(score=scores["score"].clip(lower=0))
+    name = above[above["role"] == "entity"]
+    early = (name["component"] == "mlp") & (
+        name["block"] < backbone.n / 2
+    )
+    last = above[
+        (above["role"] == "last") & (above["component"] == "attn")
+    ]
+    late = last["block"] >= backbone.n / 2 - 1
+    return (
+        name["score"][early].sum() / name["score"].sum(),
+        last["score"][late].sum() / last["score"].sum(),
+    )
+
+
+pd.DataFrame(
+    {"one gradient": shares(own), "integrated": shares(averaged)},
+    index=[
+        "MLPs of the lower half, at the name",
+        "attention of the upper half, at the last token",
+    ],
+).style.format("{:.0%}")
 
 # %% [markdown]
 # ### Whose fact, and what the state already carries
@@ -592,25 +643,17 @@ pd.DataFrame(carried).style.hide(axis="index").format(
 )
 
 # %% tags=["remove-cell"]
-positive = own.assign(score=own["score"].clip(lower=0))
-at_name = positive[positive["role"] == "entity"]
-low = at_name[
-    (at_name["component"] == "mlp") & (at_name["block"] < backbone.n / 2)
-]
+for key, scores in (("", own), ("_integrated", averaged)):
+    for name, share in zip(
+        ("early_mlp", "late_attn"), shares(scores), strict=True
+    ):
+        glue(name + key, f"{100 * share:.0f}")
+glue("correlation", f"{r.estimate:.2f} [{r.low:.2f}, {r.high:.2f}]")
 glue(
-    "early_mlp",
-    f"{100 * low['score'].sum() / at_name['score'].sum():.0f}",
+    "correlation_integrated",
+    f"{r_integrated.estimate:.2f} [{r_integrated.low:.2f}, {r_integrated.high:.2f}]",
 )
-at_last = positive[
-    (positive["role"] == "last") & (positive["component"] == "attn")
-]
-high = at_last[at_last["block"] >= backbone.n / 2 - 1]
-glue(
-    "late_attn",
-    f"{100 * high['score'].sum() / at_last['score'].sum():.0f}",
-)
-glue("correlation", f"{r:.2f}")
-glue("n_places", str(len(true)))
+glue("n_places", str(len(truth)))
 glue("signs", f"{100 * agree:.0f}")
 glue("finite", f"{r_finite:.3f}")
 glue("s_main", str(s_main))

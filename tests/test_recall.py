@@ -306,3 +306,23 @@ def test_the_studys_records_show_what_the_organisms_are_for(seed):
         share = part.groupby("method")["correct"].mean()
         donor = part[part["method"] == "wrong entity"]["follows"].eq("donor").mean()
         assert share["heuristic"] > share["wrong entity"] + 0.3 and donor > 0.5
+
+
+def test_both_estimates_stand_beside_the_truth(backbone, contrast):
+    table = attribution.against_truth(backbone, [contrast, contrast], places=10)
+    assert list(table.columns) == [
+        *("component", "block", "position", "contrast", "estimated", "integrated", "true")
+    ]
+    assert list(table["contrast"].value_counts()) == [10, 10]
+    assert not table.duplicated(["contrast", "component", "block", "position"]).any()
+    once = attribution.scores(backbone, contrast)
+    for row in table[table["contrast"] == 1].itertuples():
+        at = once[row.component][row.block, row.position].item()
+        assert row.estimated == pytest.approx(at)
+    first = table[table["contrast"] == 0]
+    places = list(first[["component", "block", "position"]].itertuples(index=False, name=None))
+    assert first["true"].tolist() == pytest.approx(
+        attribution.true_effects(backbone, contrast, places)
+    )
+    again = attribution.against_truth(backbone, [contrast, contrast], places=10)
+    pd.testing.assert_frame_equal(table, again)

@@ -13,10 +13,12 @@ add to the stream (``mlp_out[b]``, ``attn_out[b]``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -180,6 +182,34 @@ def true_effects(
         rows.append(Write(contrast.corrupt, kind, (at,), {block: clean[kind][block][[at]]}))
     base = contrast.metric(contrast.corrupt.logits)
     return (contrast.metric(engine.logits(rows)) - base.to(rows[0].target.logits.device)).tolist()
+
+
+def against_truth(
+    engine: Engine, contrasts: Sequence[Contrast], places: int = 12, seed: int = 0
+) -> pd.DataFrame:
+    """Both estimates beside what patching really does, at places drawn at random.
+
+    Places are at the entity and at the last position, ``places`` of each contrast. Columns:
+    ``contrast`` (its number), ``component, block, position, estimated, integrated, true``.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number, contrast in enumerate(contrasts):
+        at = (*range(*contrast.corrupt.span), contrast.corrupt.n - 1)
+        every = list(itertools.product(COMPONENTS, range(engine.n), at))
+        drawn = rng.choice(len(every), size=min(places, len(every)), replace=False)
+        here = [every[i] for i in sorted(drawn)]
+        once, averaged = (scores(engine, contrast, integrated) for integrated in (False, True))
+        part = pd.DataFrame(here, columns=["component", "block", "position"])
+        parts.append(
+            part.assign(
+                contrast=number,
+                estimated=[once[kind][block, p].item() for kind, block, p in here],
+                integrated=[averaged[kind][block, p].item() for kind, block, p in here],
+                true=true_effects(engine, contrast, here),
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
 
 
 def finite_difference(
