@@ -176,10 +176,11 @@ facts_known.groupby("relation", sort=False).agg(
 # of Chad and Romania, are marked; `distinct` leaves them out.
 
 # %%
-flag_questions = flags.read(seed).questions
+every_flag = flags.read(seed)
+flag_questions = every_flag.questions
 pd.concat(
     {
-        "all": flags.read(seed).counts,
+        "all": every_flag.counts,
         "distinct": flags.read(seed, distinct=True).counts,
     },
     names=["flags"],

@@ -511,15 +511,19 @@ show(
 # gradient on the way from corrupt to clean.
 
 # %%
+contrasted, once = zip(*examples["backbone"], strict=True)
+integrated = [
+    attribution.scores(backbone, c, integrated=True) for c in contrasted
+]
 truth = attribution.against_truth(
-    backbone, [contrast for contrast, _ in examples["backbone"]]
+    backbone, contrasted, {"estimated": once, "integrated": integrated}
 )
 stepped = np.array(
     [
         attribution.finite_difference(
             backbone, c, ("mlp", 1, c.corrupt.span[1] - 1)
         )
-        for c, _ in examples["backbone"][:8]
+        for c in contrasted[:8]
     ]
 )
 
@@ -557,10 +561,8 @@ pd.DataFrame(
 
 # %%
 parts = [
-    attribution.by_role(
-        backbone, c, attribution.scores(backbone, c, integrated=True)
-    )
-    for c, _ in examples["backbone"]
+    attribution.by_role(backbone, c, table)
+    for c, table in zip(contrasted, integrated, strict=True)
 ]
 averaged = (
     pd.concat(parts)
@@ -648,11 +650,8 @@ for key, scores in (("", own), ("_integrated", averaged)):
         ("early_mlp", "late_attn"), shares(scores), strict=True
     ):
         glue(name + key, f"{100 * share:.0f}")
-glue("correlation", f"{r.estimate:.2f} [{r.low:.2f}, {r.high:.2f}]")
-glue(
-    "correlation_integrated",
-    f"{r_integrated.estimate:.2f} [{r_integrated.low:.2f}, {r_integrated.high:.2f}]",
-)
+glue("correlation", r.words(2))
+glue("correlation_integrated", r_integrated.words(2))
 glue("n_places", str(len(truth)))
 glue("signs", f"{100 * agree:.0f}")
 glue("finite", f"{r_finite:.3f}")
@@ -664,12 +663,7 @@ rising = entity[entity["state"] == s_main].assign(
     lost=lambda f: 1 - f["correct"].astype(float)
 )
 turn = depth.switch(rising, "lost", x="layer")
-glue(
-    "deadline",
-    "none"
-    if turn.estimate is None
-    else f"{turn.estimate:.1f} [{turn.low:.1f}, {turn.high:.1f}]",
-)
+glue("deadline", turn.words(1))
 worst = arrivals.loc[off.idxmax()]
 glue(
     "prediction_sentence",

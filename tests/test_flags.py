@@ -89,6 +89,8 @@ def is_colour(rgb, wanted: str) -> bool:
 def test_there_are_as_many_flags_as_promised():
     assert set(POINTS) == set(BY_CODE) == set(flags.specifications())
     assert len(BY_CODE) >= 100
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    assert f"# {len(BY_CODE)} countries by their flags" in readme
 
 
 @pytest.mark.parametrize("code", sorted(POINTS))

@@ -309,7 +309,11 @@ def test_the_studys_records_show_what_the_organisms_are_for(seed):
 
 
 def test_both_estimates_stand_beside_the_truth(backbone, contrast):
-    table = attribution.against_truth(backbone, [contrast, contrast], places=10)
+    estimates = {
+        name: [attribution.scores(backbone, contrast, integrated=name == "integrated")] * 2
+        for name in ("estimated", "integrated")
+    }
+    table = attribution.against_truth(backbone, [contrast, contrast], estimates, places=10)
     assert list(table.columns) == [
         *("component", "block", "position", "contrast", "estimated", "integrated", "true")
     ]
@@ -324,5 +328,5 @@ def test_both_estimates_stand_beside_the_truth(backbone, contrast):
     assert first["true"].tolist() == pytest.approx(
         attribution.true_effects(backbone, contrast, places)
     )
-    again = attribution.against_truth(backbone, [contrast, contrast], places=10)
+    again = attribution.against_truth(backbone, [contrast, contrast], estimates, places=10)
     pd.testing.assert_frame_equal(table, again)

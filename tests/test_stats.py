@@ -143,6 +143,12 @@ def test_wilson_interval():
     assert proportion_interval(0, 0) == Interval.empty()
 
 
+def test_an_interval_in_words():
+    assert Interval(0.754, 0.6, 0.871, 9, 3).words(2) == "0.75 [0.60, 0.87]"
+    assert Interval(3.84, None, None, 9, 1).words(1) == "3.8"
+    assert Interval.empty().words(1) == "none"
+
+
 def test_proportions_of_groups_in_their_order():
     frame = pd.DataFrame({"rule": list("bbba"), "kind": "x", "right": [True, True, False, True]})
     found = proportions(frame, ["rule", "kind"], "right")

@@ -739,6 +739,11 @@ def _wrapped(title: str) -> alt.ExprRef:
         )
         for width in _TITLE
     )
+    return _by_width(narrow, medium, wide)
+
+
+def _by_width(narrow: object, medium: object, wide: object) -> alt.ExprRef:
+    """An expression of the value for the width that the figure has when it is shown."""
     return alt.ExprRef(f"{_SHOWN} < {NARROW} ? {narrow} : {_SHOWN} < {MEDIUM} ? {medium} : {wide}")
 
 
@@ -758,13 +763,7 @@ def _legend(
 
     narrow, medium = fitting(columns[0], 320), fitting(columns[1], NARROW - 10)
     wide = fitting(columns[1], MEDIUM - 10)
-    return alt.Legend(
-        title=None,
-        columns=alt.ExprRef(
-            f"{_SHOWN} < {NARROW} ? {narrow} : {_SHOWN} < {MEDIUM} ? {medium} : {wide}"
-        ),
-        **more,
-    )
+    return alt.Legend(title=None, columns=_by_width(narrow, medium, wide), **more)
 
 
 def _fits(labels: Sequence[str], columns: int, pixels: float) -> bool:

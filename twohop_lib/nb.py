@@ -69,9 +69,13 @@ def show_picture(picture: Image.Image, name: str, caption: str, alt: str) -> Non
     _check_described(alt, name)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    tag = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+    tag = _png_tag(buffer.getvalue(), alt)
     _display({"text/html": tag, "text/plain": f"[figure: {alt}]"}, name, caption, alt)
+
+
+def _png_tag(picture: bytes, alt: str, attributes: str = "") -> str:
+    data = base64.b64encode(picture).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"{attributes}>'
 
 
 def _check_described(alt_text: str, name: str) -> None:
@@ -226,11 +230,9 @@ def _still(output: Any) -> Any:
 
     from twohop_lib.charts import fixed
 
-    label = html.escape(output["metadata"]["twohop"]["figure"]["alt"])
+    alt_text = output["metadata"]["twohop"]["figure"]["alt"]
     # Pixels, not SVG: a reader's fonts may be wider than those that the labels were placed with.
     picture = vl_convert.vegalite_to_png(fixed(spec, STILL_WIDTH), scale=2)
-    data = base64.b64encode(picture).decode()
-    style = f"width:{STILL_WIDTH}px;max-width:100%"
-    tag = f'<img alt="{label}" style="{style}" src="data:image/png;base64,{data}">'
-    output["data"] = {"text/html": tag}
+    style = f' style="width:{STILL_WIDTH}px;max-width:100%"'
+    output["data"] = {"text/html": _png_tag(picture, alt_text, style)}
     return output

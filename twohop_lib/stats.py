@@ -50,6 +50,13 @@ class Interval:
         """Return the interval of a quantity that these data do not determine."""
         return cls(None, None, None, n_items, n_entities, level)
 
+    def words(self, digits: int) -> str:
+        """Return the estimate with its spread, if known, for prose: ``0.75 [0.60, 0.87]``."""
+        if self.estimate is None:
+            return "none"
+        spread = "" if self.low is None else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self.estimate:.{digits}f}{spread}"
+
     def columns(self, name: str) -> dict[str, float | None]:
         """Return ``{name, name_low, name_high}`` for a tidy frame."""
         return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}

@@ -147,9 +147,8 @@ def _fetch_once(
                 if etag.isascii() and etag.isprintable() and etag and not etag.startswith("W/"):
                     mark.write_text(etag)
             _receive(url, reply, partial, max_bytes)
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise TwohopError(f"{url} is not an http or https address; give one.") from error
-    except UnicodeError as error:  # a host's name that is too long to be one
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
+        # UnicodeError: a host's name that is too long to be one
         raise TwohopError(f"{url} is not an http or https address; give one.") from error
     except httpx.HTTPError as error:
         raise _Again(str(error) or type(error).__name__) from error

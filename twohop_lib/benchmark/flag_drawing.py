@@ -64,8 +64,10 @@ class Canvas:
         self.image.paste(self.colours[colour], (0, 0, *self.image.size), mask)
 
     def polygon(self, colour: str, points: Sequence[Point]) -> None:
-        scaled = [(x * self.scale, y * self.scale) for x, y in points]
-        ImageDraw.Draw(self.image).polygon(scaled, fill=self.colours[colour])
+        ImageDraw.Draw(self.image).polygon(self.pixels(points), fill=self.colours[colour])
+
+    def pixels(self, points: Sequence[Point]) -> list[Point]:
+        return [(x * self.scale, y * self.scale) for x, y in points]
 
     def box(self, x: float, y: float, r: float) -> list[float]:
         return [v * self.scale for v in (x - r, y - r, x + r, y + r)]
@@ -185,11 +187,11 @@ def _pentagram(canvas: Canvas, colour: str, x: float, y: float, r: float, t: flo
     middle = r - t / 2 / math.sin(math.radians(18))  # where the lines' middles cross
     tips = [_polar(x, y, middle, 144 * i) for i in range(5)]
     for a, b in zip(tips, tips[1:] + tips[:1], strict=True):
-        pen.polygon([tuple(v * canvas.scale for v in p) for p in _along(a, b, t, 2 * t)], fill=255)
+        pen.polygon(canvas.pixels(_along(a, b, t, 2 * t)), fill=255)
     within, pen = canvas.mask()
     notch = middle * _NOTCH + t / 2 / math.sin(math.radians(54))
     star = [_polar(x, y, notch if i % 2 else r, 36 * i) for i in range(10)]
-    pen.polygon([tuple(v * canvas.scale for v in p) for p in star], fill=255)
+    pen.polygon(canvas.pixels(star), fill=255)
     canvas.fill(colour, ImageChops.darker(drawn, within))
 
 
@@ -235,9 +237,7 @@ def _union(canvas: Canvas, x: float, y: float, w: float, h: float) -> None:
         ((0, 0), (0, cy)),
         ((w, 0), (cx, 0)),
     ):
-        pen.polygon(
-            [tuple(v * canvas.scale for v in p) for p in ((cx, cy), corner, side)], fill=255
-        )
+        pen.polygon(canvas.pixels(((cx, cy), corner, side)), fill=255)
     inset.image.paste(
         canvas.colours["r"], (0, 0), ImageChops.darker(mask, _where(red, "r", canvas))
     )

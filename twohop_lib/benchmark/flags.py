@@ -135,6 +135,10 @@ class Country:
     as_of: int
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+    @property
     def mention(self) -> str:
         return f"{self.article} {self.name}".strip()
 
@@ -246,8 +250,8 @@ def _given_away(country: Country, relation: str) -> bool:
     said = any(leaks(country.name, [a]) for a in answers if words(a))
     begins = country.name.casefold().startswith(answers[0].casefold())
     # Offered as a choice beside the flag, the answer must not name the country either.
-    names = leaks(answers[0], [country.name, *country.aliases])
-    return said or (relation == "capital" and begins) or bool(names)
+    names_it = leaks(answers[0], country.names)
+    return said or (relation == "capital" and begins) or bool(names_it)
 
 
 def _questions(asked: list[tuple[Country, str]], seed: int) -> Iterator[Question]:
@@ -266,8 +270,7 @@ def _questions(asked: list[tuple[Country, str]], seed: int) -> Iterator[Question
         taken = {words(a) for a in (*answers, *TOLERATED.get((country.code, relation), ()))}
         if relation == "calling_code" and answers[0].startswith("+1"):
             taken.add(words("+1"))  # with or without the area
-        names = [country.name, *country.aliases]
-        pool = [a for a in pools[relation] if words(a) not in taken and not leaks(a, names)]
+        pool = [a for a in pools[relation] if words(a) not in taken and not leaks(a, country.names)]
         wrong = tuple(pool[i] for i in rng.permutation(len(pool))[:3])
         for wording, template in zip(WORDINGS, RELATIONS[relation], strict=True):
             yield Question(

@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛′ʹʻʼʽ`´＇", "'"))
+#: What stands for an apostrophe, or for the letter that is written like one (Nukuʻalofa).
+APOSTROPHES = "’‘‛′ʹʻʼʽʾʿ´＇"
+_STRAIGHT = str.maketrans(dict.fromkeys(APOSTROPHES + "`", "'"))
 # Letters that a reader takes for plain ones but that Unicode does not decompose.
 _PLAIN = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"}
@@ -32,7 +34,7 @@ _SHORTEST_JOINED = 4
 
 def _fold(text: str) -> str:
     """Text without case, accents, invisible characters and possessives."""
-    text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).casefold()
+    text = unicodedata.normalize("NFKD", text.translate(_STRAIGHT)).casefold()
     text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).translate(_PLAIN)
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return _POSSESSIVE.sub("", unicodedata.normalize("NFC", text))
@@ -58,23 +60,22 @@ def _joined(text: str) -> tuple[str, frozenset[int]]:
     return "".join(words(text)), frozenset(bounds)
 
 
-def _spellings(name: str) -> Iterable[str]:
+@lru_cache(maxsize=8192)
+def _spellings(name: str) -> tuple[str, ...]:
     """The name, without a closing "(…)", and without a leading "the" when a phrase is left."""
-    yield name
     bare = re.sub(r"\s*\([^()]*\)\s*$", "", name)
-    if bare != name:
-        yield bare
+    found = [name] if bare == name else [name, bare]
     if words(bare)[:1] == ("the",) and len(words(bare)) > 2:
-        yield " ".join(words(bare)[1:])
-    yield from _unmarked(bare)
+        found.append(" ".join(words(bare)[1:]))
+    return (*found, *_unmarked(bare))
 
 
-def _unmarked(text: str) -> Iterable[str]:
+@lru_cache(maxsize=8192)
+def _unmarked(text: str) -> tuple[str, ...]:
     """The text with its possessives written without apostrophe ("McDonalds"), if it has any."""
-    plain = text.translate(_APOSTROPHES)
+    plain = text.translate(_STRAIGHT)
     bare = re.sub(r"(?i)(?<=\w)'s\b", "s", plain)
-    if bare != plain:
-        yield bare
+    return () if bare == plain else (bare,)
 
 
 @lru_cache(maxsize=8192)

@@ -350,22 +350,22 @@ class _Local:
         return pictures.read(self._locate(image))
 
     def _locate(self, image: str) -> Path:
-        """The picture's file; paths of the machine that made the table are shortened to fit."""
         inside = self.folder.resolve()
-        parts = Path(image.replace("\\", "/")).parts
-        for i in range(len(parts)):
-            file = inside.joinpath(*(p for p in parts[i:] if p != "/"))
-            if os.path.isfile(file) and file.resolve().is_relative_to(inside):
-                return file
-        named = self._by_name.get(parts[-1], []) if parts else []
-        if not named:
+
+        def there(path: str) -> bool:
+            file = inside / path
+            return os.path.isfile(file) and file.resolve().is_relative_to(inside)
+
+        path = _found(image, there, self._by_name)
+        if path is None:
             raise TwohopError(f"{inside / image} does not exist; put the picture there.")
-        return Path(_only(image, named))
+        return inside / path
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         inside = self.folder.resolve()
-        return _grouped(str(p) for p in inside.rglob("*") if p.is_file() and not p.is_symlink())
+        files = (p for p in inside.rglob("*") if p.is_file() and not p.is_symlink())
+        return _grouped(p.relative_to(inside).as_posix() for p in files)
 
 
 @dataclass(frozen=True)
@@ -419,12 +419,8 @@ class _Hub:
         return self._file(name, self.revision)
 
     def picture(self, image: str) -> Image.Image:
-        parts = [p for p in image.replace("\\", "/").split("/") if p not in ("", ".")]
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))
-        name = next((end for end in ends if end in self._listed[1]), None)
-        named = self._by_name.get(parts[-1], []) if parts else []
-        name = name or (_only(image, named) if named else image)
-        return pictures.read(self._file(name, self.commit))
+        path = _found(image, self._listed[1].__contains__, self._by_name)
+        return pictures.read(self._file(path or image, self.commit))
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
@@ -452,11 +448,23 @@ def _grouped(files: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _only(image: str, named: list[str]) -> str:
-    """The one file of this name; of several, taking any would show another entity's picture."""
+def _found(image: str, there: Callable[[str], bool], by_name: dict[str, list[str]]) -> str | None:
+    """The path of a picture in the data set, or None.
+
+    Paths of the machine that made the table are shortened to fit; where none does, the file's
+    name alone will do if it is the only one. Of several, taking any would show another entity.
+
+    Raises:
+        TwohopError: several files have the name.
+    """
+    parts = [p for p in image.replace("\\", "/").split("/") if p not in ("", ".")]
+    ends = ("/".join(parts[i:]) for i in range(len(parts)))
+    if path := next(filter(there, ends), None):
+        return path
+    named = by_name.get(parts[-1], []) if parts else []
     if len(named) > 1:
         raise TwohopError(f"{image} may be {named[0]} or {named[1]}; name its folder too.")
-    return named[0]
+    return named[0] if named else None
 
 
 def _endpoint() -> str | None:

@@ -63,7 +63,7 @@ def _rows(
 ) -> Iterator[tuple[int, Cells]]:
     if file.suffix.lower() == ".parquet":
         return _parquet(file, needed, known)
-    elif file.suffix.lower() in SEPARATORS:
+    if file.suffix.lower() in SEPARATORS:
         return _separated(file, needed, report)
     raise TwohopError(f"{file} is not a table that can be read; use {', '.join(FORMATS)}.")
 

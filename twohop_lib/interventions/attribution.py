@@ -185,12 +185,17 @@ def true_effects(
 
 
 def against_truth(
-    engine: Engine, contrasts: Sequence[Contrast], places: int = 12, seed: int = 0
+    engine: Engine,
+    contrasts: Sequence[Contrast],
+    estimates: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    places: int = 12,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Both estimates beside what patching really does, at places drawn at random.
+    """Estimates beside what patching really does, at places drawn at random.
 
-    Places are at the entity and at the last position, ``places`` of each contrast. Columns:
-    ``contrast`` (its number), ``component, block, position, estimated, integrated, true``.
+    ``estimates`` are :func:`scores` of each contrast, by the name of their column. Places are at
+    the entity and at the last position, ``places`` of each contrast. Columns: ``component, block,
+    position, contrast`` (its number), one for each of ``estimates``, and ``true``.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -199,13 +204,14 @@ def against_truth(
         every = list(itertools.product(COMPONENTS, range(engine.n), at))
         drawn = rng.choice(len(every), size=min(places, len(every)), replace=False)
         here = [every[i] for i in sorted(drawn)]
-        once, averaged = (scores(engine, contrast, integrated) for integrated in (False, True))
         part = pd.DataFrame(here, columns=["component", "block", "position"])
         parts.append(
             part.assign(
                 contrast=number,
-                estimated=[once[kind][block, p].item() for kind, block, p in here],
-                integrated=[averaged[kind][block, p].item() for kind, block, p in here],
+                **{
+                    name: [tables[number][kind][block, p].item() for kind, block, p in here]
+                    for name, tables in estimates.items()
+                },
                 true=true_effects(engine, contrast, here),
             )
         )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import regex as re
 
+from twohop_lib.benchmark.leaks import APOSTROPHES
 from twohop_lib.readouts.words import (
-    APOSTROPHES,
     AUX,
     BE,
     FUNCTION,

@@ -17,6 +17,8 @@ import regex as re
 from babel import Locale
 from babel.core import get_global
 
+from twohop_lib.benchmark.leaks import APOSTROPHES
+
 # ---- word lists ------------------------------------------------------------------------------
 
 
@@ -24,8 +26,6 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-#: What stands for an apostrophe, or for the letter that is written like one (Nukuʻalofa).
-APOSTROPHES = "’‘‛′ʹʻʼʽʾʿ´"
 ARTICLES = word_set("the a an")
 FOREIGN_ARTICLES = word_set("l la le les el los las il lo der die das het")
 PARTICLES = word_set("van von der den de da di del della dos du la le bin ibn al el ter ten y")
