@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import altair as alt
 import numpy as np
@@ -131,6 +132,29 @@ def test_nothing_leaves_the_frame_or_is_cut(name, width, tmp_path):
     if "long" not in name:
         assert "…" not in drawn
     assert "NaN" not in drawn and "undefined" not in drawn
+
+
+def expressions(part) -> list[str]:
+    if isinstance(part, list):
+        return [e for p in part for e in expressions(p)]
+    if not isinstance(part, dict):
+        return []
+    own = [part["expr"]] if isinstance(part.get("expr"), str) else []
+    return own + [e for p in part.values() for e in expressions(p)]
+
+
+@each_figure
+def test_what_depends_on_width_goes_by_the_figures_not_the_plots(name):
+    # The plot's width changes once labels are laid out, when a title's lines have their room.
+    spec = FIGURES[name]().to_dict()
+    chosen = [e for e in expressions(spec) if "width" in e]
+    assert chosen and all("containerSize" in e for e in chosen)
+    assert "containerSize" not in json.dumps(charts.fixed(spec, 500))
+
+
+def test_legends_take_no_more_columns_than_fit():
+    legend = charts._legend(["against backbone (% of it)", "against by name (points)"] * 2, (2, 5))
+    assert re.findall(r"[?:] (\d+)", legend.to_dict()["columns"]["expr"]) == ["1", "2", "3"]
 
 
 def test_a_models_colour_does_not_depend_on_its_company():
