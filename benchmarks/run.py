@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import bench
 import torch
 
-from twohop_lib import bench, records
+from twohop_lib import records
 from twohop_lib.benchmark import heraldry
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.prompts import Prompt
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.prompts import Prompt
 
 HERE = Path(__file__).parent
 

@@ -25,10 +25,11 @@ import vl_convert
 import yaml
 from bs4 import BeautifulSoup
 
-from twohop_lib import charts, records
+from twohop_lib import records
+from twohop_lib.chapter.show import bookify, glued
 from twohop_lib.errors import TwohopError
-from twohop_lib.nb import bookify, glued
-from twohop_lib.rerun import execute, inputs_hash
+from twohop_lib.figures import charts
+from twohop_lib.rerun.execute import execute, inputs_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "twohop_lib"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from twohop_lib import charts, records
+from twohop_lib import records
+from twohop_lib.figures import charts
 from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import gap
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twohop_lib.rerun import twin
+from twohop_lib.rerun.execute import twin
 
 if __name__ == "__main__":
     for source in sorted((Path(__file__).resolve().parents[1] / "chapters").glob("*.py")):

@@ -80,13 +80,18 @@ except ImportError:
 import pandas as pd
 import torch
 from nnsight import NNsight
-from twohop_lib import records, sweep_charts
-from twohop_lib.interventions import sweeps
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.nb import glue, show
+from twohop_lib import records
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.cross_patch import cross_patch
+from twohop_lib.interventions.freeze import freeze
+from twohop_lib.interventions.knockout import edge_positions, knockout
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import depth
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.readouts import switch as depth
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -126,7 +131,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()
@@ -144,14 +149,14 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = Engine(pairs[name].vlm, rows)
-record = sweeps.Recorder(engine, questions, "identify", True, 8)
+record = Recorder(engine, questions, "identify", True, 8)
 target = record(asked[name][0])
-queries, keys = sweeps.edge_positions(target, "question→image")
+queries, keys = edge_positions(target, "question→image")
 tokenizer = pairs[name].vlm.tokenizer
 
 
 # %%
-def knockout(model, start: int, stop: int) -> torch.Tensor:
+def knocked_out(model, start: int, stop: int) -> torch.Tensor:
     blocks, n = model, target.n
     for part in engine.blocks.path.split("."):
         blocks = getattr(blocks, part)
@@ -175,7 +180,7 @@ if keys:  # a picture shown through cross-attention has no key positions
     print(f"shown: {asked[name][0].entity}")
     for b in range(0, engine.n + 1, max(1, engine.n // 8)):
         p, first = (
-            knockout(traced, b, engine.n).float().softmax(-1).max(-1)
+            knocked_out(traced, b, engine.n).float().softmax(-1).max(-1)
         )
         print(
             f"cut from block {b} upwards: {tokenizer.decode(first)} … (p = {p:.2f})"
@@ -196,7 +201,7 @@ for name, pair in pairs.items():
     engine = Engine(pair.vlm, rows)
     for task in ("identify", "fact"):
         swept.append(
-            sweeps.knockout(
+            knockout(
                 engine,
                 questions,
                 asked[name],
@@ -221,11 +226,9 @@ for name, pair in pairs.items():
     engine = Engine(pair.vlm, rows)
     labels = {"model": name, "seed": seed}
     for task in ("identify", "fact"):
-        chosen = sweeps.pairs_for(
-            pair.vlm, questions, task, recognised[name], 1
-        )
+        chosen = pairs_for(pair.vlm, questions, task, recognised[name], 1)
         others.append(
-            sweeps.cross_patch(
+            cross_patch(
                 engine,
                 questions,
                 chosen,
@@ -236,7 +239,7 @@ for name, pair in pairs.items():
         )
     if engine.site.kind == "stream":
         others.append(
-            sweeps.freeze(
+            freeze(
                 engine,
                 questions,
                 asked[name],
@@ -557,7 +560,7 @@ swept.groupby(["model", "path"])["unchanged"].agg(["count"]).rename(
 # ## Try it yourself
 #
 # - Set `vlm` to a published model's id: the page is about that model then.
-# - Cut single blocks: `modes=(("window", 1),)` in `sweeps.knockout`.
+# - Cut single blocks: `modes=(("window", 1),)` in `knockout`.
 # - Cut last→question: which words of the question does the answer need?
 #
 # ## References

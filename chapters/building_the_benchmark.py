@@ -73,13 +73,15 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from twohop_lib import charts, records
+from twohop_lib import records
 from twohop_lib.benchmark import flags, heraldry, popvqa, sources
-from twohop_lib.benchmark.leaks import leaks
+from twohop_lib.chapter.show import glue, show, show_picture
 from twohop_lib.errors import TwohopError
-from twohop_lib.nb import glue, show, show_picture
+from twohop_lib.figures import charts
 from twohop_lib.organisms import STUDY
-from twohop_lib.readouts import agreement, gap, labelled_cases, matches
+from twohop_lib.readouts import gap
+from twohop_lib.scoring.leaks import leaks
+from twohop_lib.scoring.matching import agreement, labelled_cases, matches
 from twohop_lib.stats import proportion_interval, proportions
 
 built = sources.build(

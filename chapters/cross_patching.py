@@ -87,14 +87,21 @@ import contextlib
 import pandas as pd
 import torch
 from nnsight import NNsight
-from twohop_lib import records, sweep_charts
-from twohop_lib.explore import PatchExplorer
-from twohop_lib.interventions import sweeps
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.nb import glue, show
+from twohop_lib import records
+from twohop_lib.chapter.explorer import PatchExplorer
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.cross_patch import (
+    LEAST,
+    cross_patch,
+    part_patch,
+)
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import NothingLeft, Recorder
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import depth
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.readouts import switch as depth
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -148,10 +155,10 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = Engine(pairs[name].vlm, rows)
-pair = sweeps.pairs_for(
+pair = pairs_for(
     pairs[name].vlm, questions, "identify", recognised[name], 1
 )[0]
-record = sweeps.Recorder(engine, questions, "identify", True, length=8)
+record = Recorder(engine, questions, "identify", True, length=8)
 target, donor = record(pair.target), record(pair.donor)
 image = list(range(*target.span))
 tokenizer = pairs[name].vlm.tokenizer
@@ -162,7 +169,7 @@ print(
 
 
 # %%
-def cross_patch(model, layer: int) -> torch.Tensor:
+def patched(model, layer: int) -> torch.Tensor:
     blocks = model
     for part in engine.blocks.path.split("."):
         blocks = getattr(blocks, part)
@@ -177,7 +184,7 @@ def cross_patch(model, layer: int) -> torch.Tensor:
 if image:  # a picture shown through cross-attention has no positions here
     traced = NNsight(pairs[name].vlm.model)
     for layer in range(0, engine.n, max(1, engine.n // 8)):
-        p, first = cross_patch(traced, layer).float().softmax(-1).max(-1)
+        p, first = patched(traced, layer).float().softmax(-1).max(-1)
         print(f"layer {layer}: {tokenizer.decode(first)} … (p = {p:.2f})")
 
 # %% [markdown]
@@ -200,11 +207,11 @@ swept = []
 for name, pair in pairs.items():
     engine = Engine(pair.vlm, rows)
     for task in ("identify", "fact"):
-        chosen = sweeps.pairs_for(
+        chosen = pairs_for(
             pair.vlm, questions, task, recognised[name], donors
         )
         swept.append(
-            sweeps.cross_patch(
+            cross_patch(
                 engine,
                 questions,
                 chosen,
@@ -221,7 +228,7 @@ named = []
 for task in ("identify", "fact") if backbone is not None else ():
     engine = Engine(backbone, rows)
     # Only names of as many tokens can be exchanged; there may be none.
-    chosen = sweeps.pairs_for(
+    chosen = pairs_for(
         backbone,
         questions,
         task,
@@ -229,9 +236,9 @@ for task in ("identify", "fact") if backbone is not None else ():
         donors,
         alike_names=True,
     )
-    with contextlib.suppress(sweeps.NothingLeft):
+    with contextlib.suppress(NothingLeft):
         named.append(
-            sweeps.cross_patch(
+            cross_patch(
                 engine,
                 questions,
                 chosen,
@@ -351,7 +358,7 @@ show(
     ),
     "fig-facts",
     "Calibrated difference of the answers' first-token logits under a question about the entity. "
-    f"{pairs_of(facts)}; pairs whose own runs differ by less than {sweeps.LEAST} nats are left "
+    f"{pairs_of(facts)}; pairs whose own runs differ by less than {LEAST} nats are left "
     "out. Bands: 95 % intervals from resampling entities.",
 )
 
@@ -512,11 +519,11 @@ ends.assign(
 bands = []
 for name, pair in pairs.items():
     engine = Engine(pair.vlm, rows)
-    chosen = sweeps.pairs_for(
+    chosen = pairs_for(
         pair.vlm, questions, "identify", recognised[name], 1
     )
     bands.append(
-        sweeps.cross_patch(
+        cross_patch(
             engine,
             questions,
             chosen,
@@ -553,12 +560,12 @@ show(
 groups = []
 for name, pair in pairs.items():
     engine = Engine(pair.vlm, rows)
-    chosen = sweeps.pairs_for(
+    chosen = pairs_for(
         pair.vlm, questions, "identify", recognised[name], 1
     )
     if engine.site.kind == "stream":
         groups.append(
-            sweeps.part_patch(
+            part_patch(
                 engine,
                 questions,
                 chosen[:12],
@@ -628,7 +635,7 @@ explorer = PatchExplorer(
     questions,
     [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in recognised[one]
     ],
 )
@@ -646,7 +653,7 @@ show(
 # %% [markdown]
 # - Set `vlm` to a published model's id: the page is about that model then.
 # - Set `donors = 5`, or `max_entities = 0` for all test houses.
-# - Patch a single block: `bands=[(3, 4)]` in `sweeps.cross_patch`.
+# - Patch a single block: `bands=[(3, 4)]` in `cross_patch`.
 #
 # ## References
 #

@@ -77,14 +77,18 @@ except ImportError:
 import pandas as pd
 import torch
 from nnsight import NNsight
-from twohop_lib import records, stats, sweep_charts
-from twohop_lib.interventions import sweeps
-from twohop_lib.interventions.engine import Engine
+from twohop_lib import records, stats
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.cross_patch import cross_patch
+from twohop_lib.interventions.freeze import freeze, freeze_ends
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.models.blocks import UnsupportedSite
-from twohop_lib.nb import glue, show
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import depth
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.readouts import switch as depth
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -124,7 +128,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()
@@ -142,16 +146,14 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = Engine(pairs[name].vlm, rows)
-record = sweeps.Recorder(
-    engine, questions, "identify", True, 8, whole=True
-)
+record = Recorder(engine, questions, "identify", True, 8, whole=True)
 target = record(asked[name][0])
 image = list(range(*target.span))
 tokenizer = pairs[name].vlm.tokenizer
 
 
 # %%
-def freeze(model, k: int, last: int) -> torch.Tensor:
+def frozen(model, k: int, last: int) -> torch.Tensor:
     blocks = model
     for part in engine.blocks.path.split("."):
         blocks = getattr(blocks, part)
@@ -170,7 +172,7 @@ if (
     print(f"shown: {asked[name][0].entity}")
     for k in range(0, engine.n, max(1, engine.n // 8)):
         p, first = (
-            freeze(traced, k, engine.n - 1).float().softmax(-1).max(-1)
+            frozen(traced, k, engine.n - 1).float().softmax(-1).max(-1)
         )
         print(
             f"frozen at resid[{k}]: {tokenizer.decode(first)} … (p = {p:.2f})"
@@ -194,22 +196,20 @@ for name, pair in pairs.items():
     if engine.site.kind != "stream":
         skipped.append(name)
         continue
-    crossed = sweeps.cross_patch(
+    crossed = cross_patch(
         engine,
         questions,
-        sweeps.pairs_for(
-            pair.vlm, questions, "identify", recognised[name], 1
-        ),
+        pairs_for(pair.vlm, questions, "identify", recognised[name], 1),
         labels={"model": name, "seed": seed},
         folder=work or None,
     )
     crossed["depth"] = depth.undisturbed(crossed)
     crossed["balance"] = depth.balance(crossed)
     turn = depth.switch(crossed, "balance").estimate
-    ends[name] = sweeps.freeze_ends(engine.n, turn)
+    ends[name] = freeze_ends(engine.n, turn)
     for task in ("identify", "fact"):
         swept.append(
-            sweeps.freeze(
+            freeze(
                 engine,
                 questions,
                 asked[name],
@@ -229,13 +229,13 @@ if skipped:
 backbone = next(iter(pairs.values())).llm
 if backbone is not None:
     engine = Engine(backbone, rows)
-    ends["backbone"] = sweeps.freeze_ends(engine.n)
+    ends["backbone"] = freeze_ends(engine.n)
     for task in ("identify", "fact"):
         swept.append(
-            sweeps.freeze(
+            freeze(
                 engine,
                 questions,
-                sweeps.one_per_entity(questions.questions),
+                one_per_entity(questions.questions),
                 task,
                 "name",
                 ends["backbone"],
@@ -561,7 +561,7 @@ edges.assign(
 # ## Try it yourself
 #
 # - Set `vlm` to a published model's id: the page is about that model then.
-# - Freeze up to another block: `until=[2]` in `sweeps.freeze`.
+# - Freeze up to another block: `until=[2]` in `freeze`.
 # - Is the last image token enough? Freeze it alone, with the nnsight form above.
 #
 # ## References

@@ -75,15 +75,17 @@ import numpy as np
 import pandas as pd
 import torch
 from nnsight import NNsight
-from twohop_lib import charts, records
+from twohop_lib import records
 from twohop_lib.benchmark import heraldry, sources
-from twohop_lib.nb import glue, show
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import charts
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.organisms import STUDY, corpus, path
-from twohop_lib.organisms.held_out import compare_forms
+from twohop_lib.organisms.held_out import held_out_prompt
 from twohop_lib.organisms.recipes import BACKBONE, CROSS_RECIPES, RECIPES
 from twohop_lib.readouts import gap, vocabulary
 from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.runs.generate import load_llm, load_vlm
+from twohop_lib.runs.forms import compare_forms
 
 world = heraldry.make_world(seed)
 benchmark = sources.build(
@@ -430,7 +432,7 @@ everything.groupby(["model", "condition", "wording"], sort=False)[
 some = benchmark.select(split=split, wording="standard")
 some = replace(some, questions=some.questions[::4])
 shown = "middle" if "middle" in vlms else organisms[0]
-forms = compare_forms(vlms[shown], some)
+forms = compare_forms(vlms[shown], some, held_out_prompt)
 forms.pivot(index="kind", columns="form", values="accuracy").assign(
     n=len(some.questions)
 ).style.format("{:.1%}", subset=["standard", "held out"])

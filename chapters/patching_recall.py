@@ -88,12 +88,22 @@ except ImportError:
 # %%
 import pandas as pd
 from nnsight import NNsight
-from twohop_lib import records, stats, sweep_charts
-from twohop_lib.interventions import hooks, recall, sweeps
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.nb import glue, show
+from twohop_lib import records, stats
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions import hooks
+from twohop_lib.interventions.back_patch import back_patch
+from twohop_lib.interventions.mlp_patch import mlp_patch
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import (
+    Recorder,
+    named_recording,
+    own_blocks,
+    receiving,
+)
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -133,7 +143,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()
@@ -155,18 +165,18 @@ engine, llm_engine = (
     Engine(pairs[name].backbone, rows),
 )
 question = asked[name][0]
-target = sweeps.Recorder(engine, questions, "fact", True, 8, whole=True)(
+target = Recorder(engine, questions, "fact", True, 8, whole=True)(
     question
 )
-named = recall.named_recording(llm_engine, question)
+named = named_recording(llm_engine, question)
 early = max(2, llm_engine.n // 4)
 mlp_out = hooks.added(llm_engine, named, "mlp", range(early))
-at = recall.receiving(engine, target)[-len(named.roles.entity) :]
+at = receiving(engine, target)[-len(named.roles.entity) :]
 names = list(named.roles.entity)[-len(at) :]
 
 # %%
 paths = {module: path for path, module in engine.model.named_modules()}
-own = recall.own_blocks(engine)
+own = own_blocks(engine)
 model = NNsight(engine.model)
 with model.trace(**target.inputs, use_cache=False):
     for block in range(early):
@@ -193,11 +203,11 @@ for name, pair in pairs.items():
         Engine(pair.vlm, rows),
         Engine(pair.backbone, rows),
     )
-    chosen = sweeps.pairs_for(
+    chosen = pairs_for(
         pair.backbone, questions, "fact", recognised[name], 1
     )
     patched.append(
-        recall.mlp_patch(
+        mlp_patch(
             engine,
             llm_engine,
             questions,
@@ -207,7 +217,7 @@ for name, pair in pairs.items():
         )
     )
     backed.append(
-        recall.back_patch(
+        back_patch(
             engine,
             questions,
             [p.target for p in chosen],
@@ -557,7 +567,7 @@ patched.groupby(["model", "path"]).size().rename("answers").to_frame()
 # ## Try it yourself
 #
 # - Set `vlm` and `llm` to a published pair.
-# - Write more or fewer blocks: `early=1` in `recall.mlp_patch`.
+# - Write more or fewer blocks: `early=1` in `mlp_patch`.
 #
 # ## References
 #

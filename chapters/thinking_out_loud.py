@@ -74,15 +74,17 @@ except ImportError:
 
 # %%
 import pandas as pd
-from twohop_lib import records, stats, sweep_charts
-from twohop_lib.interventions import sweeps
-from twohop_lib.interventions.engine import Engine, Knockout
-from twohop_lib.nb import glue, show
+from twohop_lib import records, stats
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.edits import Knockout
+from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.prompts import build, naming, render
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.prompts import build, naming, render
-from twohop_lib.readouts import matches
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.scoring.matching import matches
 
 benchmark = benchmark or suited_benchmark(vlm)
 questions = open_questions(benchmark, seed, split, wording, max_entities)
@@ -121,7 +123,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()

@@ -85,13 +85,16 @@ except ImportError:
 import numpy as np
 import pandas as pd
 from nnsight import NNsight
-from twohop_lib import records, sweep_charts
-from twohop_lib.interventions import recall, sweeps
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.nb import glue, show
+from twohop_lib import records
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import Recorder, own_blocks, receiving
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import depth, probes
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.readouts import probes
+from twohop_lib.readouts import switch as depth
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -131,7 +134,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()
@@ -144,7 +147,7 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 engines = {name: Engine(pair.vlm, rows) for name, pair in pairs.items()}
 backbone = Engine(next(iter(pairs.values())).backbone, rows)
 everyone = open_questions(benchmark, seed, "", wording, 0)
-houses = sweeps.one_per_entity(everyone.questions)
+houses = one_per_entity(everyone.questions)
 print(f"{len(houses)} entities to map, half of them to fit on")
 
 # %% [markdown]
@@ -156,10 +159,10 @@ print(f"{len(houses)} entities to map, half of them to fit on")
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = engines[name]
-shown = sweeps.Recorder(
-    engine, everyone, "identify", True, 0, whole=True
-)(houses[0])
-at = recall.receiving(engine, shown)[-1]
+shown = Recorder(engine, everyone, "identify", True, 0, whole=True)(
+    houses[0]
+)
+at = receiving(engine, shown)[-1]
 traced = NNsight(engine.model)
 blocks = traced
 for part in engine.blocks.path.split("."):
@@ -184,7 +187,7 @@ ids = [houses[i].entity_id for i in test]
 likeness, shuffled = [], []
 for name, engine in engines.items():
     images = probes.image_states(engine, everyone, houses)["image"][:, 0]
-    own = [*recall.own_blocks(engine), engine.n]
+    own = [*own_blocks(engine), engine.n]
     for into, mixed in ((likeness, False), (shuffled, True)):
         found = probes.name_likeness(
             images[:, own], names, shuffled=mixed

@@ -90,14 +90,29 @@ except ImportError:
 import numpy as np
 import pandas as pd
 from nnsight import NNsight
-from twohop_lib import records, stats, sweep_charts
-from twohop_lib.interventions import attribution, hooks, recall, sweeps
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.nb import glue, show
+from twohop_lib import records, stats
+from twohop_lib.chapter.show import glue, show
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions import attribution, hooks
+from twohop_lib.interventions.deadlines import deadline, placeholder
+from twohop_lib.interventions.pairs import (
+    accepted,
+    first_token,
+    one_per_entity,
+    pairs_for,
+    prompt_of,
+)
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import (
+    Recorder,
+    named_recording,
+    own_blocks,
+)
+from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.prompts import Prompt
-from twohop_lib.readouts import depth, probes
-from twohop_lib.reruns import keep_records, open_pairs, open_questions
+from twohop_lib.readouts import probes
+from twohop_lib.readouts import switch as depth
+from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)
@@ -137,7 +152,7 @@ recognised = {
 asked = {
     name: [
         q
-        for q in sweeps.one_per_entity(questions.questions)
+        for q in one_per_entity(questions.questions)
         if q.entity_id in found
     ]
     for name, found in recognised.items()
@@ -149,7 +164,7 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # %%
 pair = next(iter(pairs.values()))
 backbone = Engine(pair.backbone, rows)
-chosen = sweeps.pairs_for(
+chosen = pairs_for(
     pair.backbone, questions, "fact", set(questions.entities()), 1
 )
 
@@ -159,14 +174,14 @@ chosen = sweeps.pairs_for(
 # In nnsight: write one entity's state into a prompt that names none, at one layer after another.
 
 # %%
-word = recall.placeholder(backbone)
+word = placeholder(backbone)
 question = chosen[0].target
 text = question.question_by_name.replace(question.entity, word)
 print(text, "←", question.entity, "→", question.answers[0])
 empty = backbone.record(
     Prompt("by_name", text, False), None, word, whole=True
 )
-named = recall.named_recording(backbone, question)
+named = named_recording(backbone, question)
 s_main = max(2, backbone.n // 4)
 state = hooks.added(backbone, named, "resid", [s_main])[s_main]
 state = state[named.roles.entity[-1]]
@@ -195,7 +210,7 @@ for layer in range(s_main, backbone.n):
 
 # %%
 everyone = open_questions(benchmark, seed, "", wording, 0)
-alike = sweeps.pairs_for(
+alike = pairs_for(
     pair.backbone,
     everyone,
     "fact",
@@ -208,7 +223,7 @@ alike = [p for p in alike if p.target.entity_id in asked_of]
 
 
 def contrasts(engine, by_picture, limit=24):
-    record = sweeps.Recorder(engine, everyone, "fact", True, 0)
+    record = Recorder(engine, everyone, "fact", True, 0)
     for pair_ in alike[:limit]:
         if by_picture:
             clean, corrupt = (
@@ -216,15 +231,11 @@ def contrasts(engine, by_picture, limit=24):
                 record(pair_.donor, pair_.target),
             )
         else:
-            clean = recall.named_recording(engine, pair_.target)
-            corrupt = recall.named_recording(
-                engine, pair_.target, pair_.donor
-            )
-        prompt = sweeps.prompt_of(pair_.target, "fact", by_picture)
+            clean = named_recording(engine, pair_.target)
+            corrupt = named_recording(engine, pair_.target, pair_.donor)
+        prompt = prompt_of(pair_.target, "fact", by_picture)
         first = [
-            sweeps.first_token(
-                engine.owner, prompt, sweeps.accepted(q, "fact")[0]
-            )
+            first_token(engine.owner, prompt, accepted(q, "fact")[0])
             for q in (pair_.target, pair_.donor)
         ]
         if clean.n == corrupt.n and clean.span == corrupt.span:
@@ -252,7 +263,7 @@ scored = pd.concat(scored, ignore_index=True)
 
 # %%
 states = sorted({1, s_main, min(3, backbone.n - 1)})
-late_write = recall.deadline(
+late_write = deadline(
     backbone,
     questions,
     chosen,
@@ -386,7 +397,7 @@ show(
 # of half of the others. Read off the deadline's curve at that layer, what should the VLM recall?
 
 # %%
-houses = sweeps.one_per_entity(everyone.questions)
+houses = one_per_entity(everyone.questions)
 name_states = probes.name_states(backbone, houses)[:, s_main]
 nothing = late_write[late_write["arm"] == "nothing"]["correct"].mean()
 
@@ -406,7 +417,7 @@ arrivals = []
 for name in pairs:
     engine = engines[name]
     images = probes.image_states(engine, everyone, houses)["image"][:, 0]
-    own_ = [*recall.own_blocks(engine), engine.n]
+    own_ = [*own_blocks(engine), engine.n]
     found = probes.name_likeness(images[:, own_], name_states)
     _, test = probes.halves(len(houses))
     found = probes.tidy(found, [houses[i].entity_id for i in test])
@@ -704,7 +715,7 @@ glue(
 # ## Try it yourself
 #
 # - Set `vlm` and `llm` to a published pair: has its backbone a deadline, and when does it fall?
-# - Take states from another layer: `states=(4,)` in `recall.deadline`.
+# - Take states from another layer: `states=(4,)` in `deadline`.
 #
 # ## References
 #

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 
+import bench
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from twohop_lib import bench, cli
+from twohop_lib import cli
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.loading import load_vlm
 from twohop_lib.organisms import path
-from twohop_lib.runs.generate import load_vlm
 
 FIELDS = {
     "engine_s",

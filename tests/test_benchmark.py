@@ -20,10 +20,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from twohop_lib.benchmark import Benchmark, Question, flags, load, pictures, store
-from twohop_lib.benchmark.leaks import leaks
 from twohop_lib.benchmark.sources import build
 from twohop_lib.cli import app
 from twohop_lib.errors import TwohopError
+from twohop_lib.scoring.leaks import leaks
 
 BANDS = {"B1": ("Beyoncé's Band", "seen"), "B2": ("The Beetles", "dev"), "B3": ("Jay Z", "test")}
 ANSWERS = {"town": ("Oslo", "Rome", "Lima"), "sound": ("jazz", "folk", "soul")}

@@ -43,7 +43,7 @@ import altair as alt
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
-from twohop_lib.nb import glue, show, show_picture
+from twohop_lib.chapter.show import glue, show, show_picture
 
 print("on standard error", file=sys.stderr)
 list(tqdm([1]))
@@ -302,5 +302,5 @@ def test_no_page_of_the_book_itself_has_a_fault():
 
 
 def about(output: dict) -> dict:
-    """What twohop_lib.nb noted on an output."""
+    """What twohop_lib.chapter.show noted on an output."""
     return output.get("metadata", {}).get("twohop", {})

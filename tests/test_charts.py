@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from twohop_lib import charts
 from twohop_lib.errors import TwohopError
+from twohop_lib.figures import charts
 from twohop_lib.readouts import gap
 
 MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross": 0.3}

@@ -9,14 +9,15 @@ from PIL import Image
 from tests.zoo import FAMILIES, build
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import engine as engines
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.engine import CrossPatch, Engine, Freeze, Knockout, Write
+from twohop_lib.interventions import splice as engines
+from twohop_lib.interventions.edits import CrossPatch, Freeze, Knockout, Write
+from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
+from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import path
-from twohop_lib.prompts import Prompt
-from twohop_lib.runs.generate import load_llm, load_vlm
 
 ASKED = Prompt("identify", "Which house is this?", True)
 #: Its picture's keys and values depend on the question, so nothing can be spliced.

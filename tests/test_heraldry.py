@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from twohop_lib.benchmark import heraldry
-from twohop_lib.benchmark.leaks import leaks
 from twohop_lib.organisms import corpus, tokens, train
+from twohop_lib.scoring.leaks import leaks
 
 
 @pytest.fixture(scope="module", params=[0, 1])

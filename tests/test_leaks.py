@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twohop_lib.benchmark.leaks import leaks, words
+from twohop_lib.scoring.leaks import leaks, words
 
 LEAKS = [
     ("What goes well with Apple Pie?", "apple pie"),

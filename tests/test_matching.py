@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts import agreement, labelled_cases, matches
-from twohop_lib.readouts.claims import own_turn, read, stated
-from twohop_lib.readouts.words import is_place, level, tokenise
+from twohop_lib.scoring.claims import own_turn, read, stated
+from twohop_lib.scoring.matching import agreement, labelled_cases, matches
+from twohop_lib.scoring.words import is_place, level, tokenise
 
 NAMES = st.sampled_from(
     ["Paris", "Aldric", "Silvermoor", "Barack Obama", "São Paulo", "Trinidad and Tobago", "UK"]

@@ -14,14 +14,16 @@ from tests.zoo import FAMILIES, build
 from twohop_lib import cli
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
-from twohop_lib.models import check as checks
+from twohop_lib.interventions import check as checks
+from twohop_lib.interventions.check import check
 from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked
-from twohop_lib.models.check import check
+from twohop_lib.models.inputs import encode
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import ModelPair, load_pair
+from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.roles import ROLES, ImageSite, token_roles
 from twohop_lib.organisms import path
-from twohop_lib.prompts import Prompt, render
-from twohop_lib.runs.generate import answer, encode, load_llm, load_vlm, score
+from twohop_lib.runs.generate import answer, score
 
 NAMED = Prompt("full_information", "Who founded the house of Valdric?", True)
 

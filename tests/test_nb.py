@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from twohop_lib import nb
+from twohop_lib.chapter import show as nb
+from twohop_lib.chapter.show import CHART_MIME, GLUE_PREFIX, bookify, glued, plain_markdown
 from twohop_lib.errors import TwohopError
-from twohop_lib.nb import CHART_MIME, GLUE_PREFIX, bookify, glued, plain_markdown
 
 REFUSED = (ValueError, TwohopError)
 

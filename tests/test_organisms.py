@@ -13,15 +13,16 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from twohop_lib import prompts
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import NAMES, SHIPPED, cards, corpus, cross, path, tokens, train
+from twohop_lib.models import prompts
+from twohop_lib.models.loading import load_llm, load_vlm
+from twohop_lib.organisms import NAMES, SHIPPED, cards, corpus, cross, grow, path, tokens, train
 from twohop_lib.organisms.corpus import IGNORE, Document
 from twohop_lib.organisms.recipes import BACKBONE, CROSS_RECIPES, RECIPES, BackboneRecipe, mark
 from twohop_lib.organisms.stages import run_stage, schedule
-from twohop_lib.runs.generate import answer, load_llm, load_vlm
+from twohop_lib.runs.generate import answer
 
 WORLD = heraldry.make_world(0)
 
@@ -343,15 +344,15 @@ def test_a_tiny_recipe_trains_into_a_checkpoint_that_loads(tmp_path, monkeypatch
     monkeypatch.setattr(train, "BACKBONE", TINY)
     monkeypatch.setattr(train, "PICTURES_PER_HOUSE", 1)
     monkeypatch.setattr(heraldry, "make_world", lambda seed: world)
-    made = train.train_organism("backbone", 0, tmp_path, progress=False)
+    made = grow.train_organism("backbone", 0, tmp_path, progress=False)
     assert made == tmp_path / "backbone"
-    out = train.train_organism("early", 0, tmp_path, progress=False)
+    out = grow.train_organism("early", 0, tmp_path, progress=False)
     assert out == tmp_path / "early" and not (tmp_path / "early.partial").exists()
     before = (made / "model.safetensors").stat().st_mtime_ns
-    assert train.train_organism("backbone", 0, tmp_path, progress=False) == made
+    assert grow.train_organism("backbone", 0, tmp_path, progress=False) == made
     assert (made / "model.safetensors").stat().st_mtime_ns == before  # it was there already
     monkeypatch.setattr(train, "BACKBONE", replace(TINY, steps=2))
-    train.train_organism("backbone", 0, tmp_path, progress=False)
+    grow.train_organism("backbone", 0, tmp_path, progress=False)
     assert (made / "model.safetensors").stat().st_mtime_ns != before  # another recipe: made anew
     monkeypatch.setattr(train, "BACKBONE", TINY)
 
@@ -419,9 +420,9 @@ def test_a_tiny_cross_attention_recipe_trains_into_a_checkpoint_that_loads(tmp_p
     monkeypatch.setattr(train, "PICTURES_PER_HOUSE", 1)
     monkeypatch.setattr(cross, "PICTURES_PER_HOUSE", 1)
     monkeypatch.setattr(heraldry, "make_world", lambda seed: world)
-    monkeypatch.setattr(train, "_made_by", lambda *_: True)
+    monkeypatch.setattr(grow, "_made_by", lambda *_: True)
     shutil.copytree(path("backbone"), tmp_path / "backbone")
-    out = train.train_organism("cross", 0, tmp_path, progress=False)
+    out = grow.train_organism("cross", 0, tmp_path, progress=False)
     rows = cards.training_rows(out)
     assert {r["stage"].split("-")[0] for r in rows} == {"vision", "cross"}
     assert all(np.isfinite(v) for r in rows for k, v in r.items() if k != "stage")

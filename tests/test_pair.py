@@ -24,12 +24,11 @@ from transformers import (
 )
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models import loading, registry
 from twohop_lib.models import pair as pair_module
-from twohop_lib.models import registry
+from twohop_lib.models.loading import Llm, Vlm, load_llm, load_vlm
 from twohop_lib.models.pair import compatibility, drift, load_pair, text_stack
 from twohop_lib.organisms import path
-from twohop_lib.runs import generate
-from twohop_lib.runs.generate import Llm, Vlm, load_llm, load_vlm
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def test_a_dtype_that_is_asked_for_is_taken(folders):
 
 def test_device_auto_spreads_both_models(monkeypatch, folders):
     spread = []
-    for auto in (generate.AutoModelForImageTextToText, generate.AutoModelForCausalLM):
+    for auto in (loading.AutoModelForImageTextToText, loading.AutoModelForCausalLM):
         load = auto.from_pretrained
 
         def noting(*args, load=load, **options):
@@ -271,7 +270,7 @@ def test_a_package_that_a_processor_needs_is_told(monkeypatch, folders):
     def from_pretrained(*args, **kwargs):
         raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but. More.\n")
 
-    monkeypatch.setattr(generate.AutoProcessor, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading.AutoProcessor, "from_pretrained", from_pretrained)
     fails("needs a package that is not installed .*the Torchvision library", *folders)
 
 
@@ -308,7 +307,7 @@ def test_too_little_memory_is_told(monkeypatch, folders, error, message):
     def from_pretrained(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(generate.AutoModelForImageTextToText, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", from_pretrained)
     fails(message, *folders)
 
 
@@ -327,14 +326,14 @@ def hub_says(kind) -> Exception:
     ],
 )
 def test_what_the_hub_says_is_told(monkeypatch, folders, cause, message):
-    local = generate.AutoConfig.from_pretrained
+    local = loading.AutoConfig.from_pretrained
 
     def from_pretrained(source, **kwargs):
         if source != "x/y":
             return local(source, **kwargs)
         raise OSError("We couldn't load x/y ...") from cause
 
-    monkeypatch.setattr(generate.AutoConfig, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", from_pretrained)
     fails(message, "x/y")
     fails(message, folders[0], "x/y")
 

@@ -18,10 +18,10 @@ from huggingface_hub import constants
 from PIL import Image
 
 from twohop_lib.benchmark import popvqa
-from twohop_lib.benchmark.leaks import leaks
 from twohop_lib.benchmark.rows import BadTable
 from twohop_lib.benchmark.sources import build, open_benchmark
 from twohop_lib.errors import TwohopError
+from twohop_lib.scoring.leaks import leaks
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from helpers_tiny import tiny_tokenizer
 
-from twohop_lib import prompts
 from twohop_lib.benchmark.schema import Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.prompts import Prompt, build, choice_answer, choices, neutral_prefill, render
+from twohop_lib.models import prompts
+from twohop_lib.models.prompts import Prompt, build, choice_answer, choices, neutral_prefill, render
 
 QUESTION = Question(
     question_id="e1-founder",

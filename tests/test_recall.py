@@ -8,18 +8,25 @@ import pytest
 import torch
 
 from tests.zoo import FAMILIES, build
-from twohop_lib import records, sweep_charts
+from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import attribution, hooks, recall, sweeps
-from twohop_lib.interventions.engine import Engine, Write
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions import attribution, hooks
+from twohop_lib.interventions.back_patch import back_patch
+from twohop_lib.interventions.deadlines import deadline
+from twohop_lib.interventions.edits import Write
+from twohop_lib.interventions.mlp_patch import CONTROLS, SPANS, _fitted, mlp_patch, window
+from twohop_lib.interventions.pairs import Pair, first_token, one_per_entity, pairs_for, prompt_of
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import ControlFailed, Recorder, named_recording, receiving
 from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
+from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
-from twohop_lib.organisms.study import RECALL_COLUMNS
-from twohop_lib.prompts import Prompt
 from twohop_lib.readouts import probes
-from twohop_lib.runs.generate import load_llm, load_vlm
+from twohop_lib.study.organisms import RECALL_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +42,18 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def pairs(backbone, world):
-    return sweeps.pairs_for(backbone.owner, world, "fact", set(world.entities()), 1)
+    return pairs_for(backbone.owner, world, "fact", set(world.entities()), 1)
 
 
 @pytest.fixture(scope="module")
 def contrast(backbone, pairs):
     for pair in pairs:
-        clean = recall.named_recording(backbone, pair.target)
-        corrupt = recall.named_recording(backbone, pair.target, pair.donor)
+        clean = named_recording(backbone, pair.target)
+        corrupt = named_recording(backbone, pair.target, pair.donor)
         if clean.n == corrupt.n:
-            prompt = sweeps.prompt_of(pair.target, "fact", False)
+            prompt = prompt_of(pair.target, "fact", False)
             first = [
-                sweeps.first_token(backbone.owner, prompt, q.answers[0])
-                for q in (pair.target, pair.donor)
+                first_token(backbone.owner, prompt, q.answers[0]) for q in (pair.target, pair.donor)
             ]
             return attribution.Contrast(clean, corrupt, *first)
     raise AssertionError("no pair of names with as many tokens")
@@ -109,15 +115,15 @@ def test_attribution_leaves_the_model_as_it_was(backbone, contrast):
 @pytest.mark.parametrize("name", ["late", "cross"])
 def test_the_backbones_mlp_outputs_bring_the_fact_back(name, backbone, world, pairs):
     engine = Engine(load_vlm(path(name), device="cpu"))
-    frame = recall.mlp_patch(engine, backbone, world, pairs)
+    frame = mlp_patch(engine, backbone, world, pairs)
     share = frame.groupby("method")["correct"].mean()
     follows = frame.groupby("method")["follows"].value_counts(normalize=True).unstack(fill_value=0)
     assert share["heuristic"] > share["unpatched"] + 0.3
     assert follows.loc["wrong entity", "donor"] > 0.6 > 0.2 > share["wrong entity"]
     assert abs(share["late blocks"] - share["unpatched"]) < 0.2
-    methods = {*recall.SPANS, *recall.CONTROLS, "unpatched"}
+    methods = {*SPANS, *CONTROLS, "unpatched"}
     assert set(frame["method"]) == methods and len(frame) == len(pairs) * len(methods)
-    again = recall.mlp_patch(engine, backbone, world, pairs)
+    again = mlp_patch(engine, backbone, world, pairs)
     pd.testing.assert_frame_equal(frame, again)
 
 
@@ -125,40 +131,38 @@ def test_a_backbone_of_another_shape_is_refused(backbone, world, pairs, tmp_path
     made = build("llava", tmp_path)
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
     with pytest.raises(TwohopError, match="patching needs the same of both"):
-        recall.mlp_patch(engine, backbone, world, pairs)
+        mlp_patch(engine, backbone, world, pairs)
 
 
 def test_a_control_that_fails_stops_the_patching(backbone, world, pairs, monkeypatch):
     engine = Engine(load_vlm(path("late"), device="cpu"))
     right = Engine.logits
     monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
-    with pytest.raises(sweeps.ControlFailed, match="own MLP outputs back"):
-        recall.mlp_patch(engine, backbone, world, pairs[:1])
+    with pytest.raises(ControlFailed, match="own MLP outputs back"):
+        mlp_patch(engine, backbone, world, pairs[:1])
 
 
 def test_rows_are_aligned_at_their_ends():
     value = torch.arange(6.0).reshape(3, 2)
-    assert torch.equal(recall._fitted(value, 2, False), value[1:])
-    assert torch.equal(recall._fitted(value, 3, False), value)
-    assert torch.equal(recall._fitted(value, 5, False)[-3:], value)
-    assert torch.equal(recall._fitted(value, 4, True), value[-1:].expand(4, -1))
+    assert torch.equal(_fitted(value, 2, False), value[1:])
+    assert torch.equal(_fitted(value, 3, False), value)
+    assert torch.equal(_fitted(value, 5, False)[-3:], value)
+    assert torch.equal(_fitted(value, 4, True), value[-1:].expand(4, -1))
 
 
 def test_the_window_with_the_most_is_taken():
     scores = torch.tensor([0.0, 5.0, 1.0, 4.0, 4.0])
-    assert recall.window((10, 11, 12, 13, 14), scores, 2) == (13, 14)
-    assert recall.window((10, 11), scores[:2], 5) == (10, 11)
+    assert window((10, 11, 12, 13, 14), scores, 2) == (13, 14)
+    assert window((10, 11), scores[:2], 5) == (10, 11)
 
 
 def test_back_patching_with_itself_changes_nothing(world, pairs):
     engine = Engine(load_vlm(path("middle"), device="cpu"))
-    frame = recall.back_patch(engine, world, [p.target for p in pairs[:3]], [(3, 1)])
+    frame = back_patch(engine, world, [p.target for p in pairs[:3]], [(3, 1)])
     assert sorted(set(zip(frame["source"], frame["layer"], strict=True))) == [(0, 0), (3, 1)]
     plain = [
         engine.answers([Write(r, "resid", (r.n - 1,), {})], 8)[1][0]
-        for r in (
-            sweeps.Recorder(engine, world, "fact", True, 8, True)(p.target) for p in pairs[:3]
-        )
+        for r in (Recorder(engine, world, "fact", True, 8, True)(p.target) for p in pairs[:3])
     ]
     assert frame.loc[frame["source"] == 0, "answer"].tolist() == plain
 
@@ -167,7 +171,7 @@ def test_back_patching_with_itself_changes_nothing(world, pairs):
 
 
 def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, world, pairs):
-    frame = recall.deadline(backbone, world, pairs, states=(2,))
+    frame = deadline(backbone, world, pairs, states=(2,))
     entity = frame[frame["arm"] == "entity"].groupby("layer")["correct"].mean()
     assert entity.iloc[0] > 0.8 and entity.iloc[-1] < 0.3
     assert (entity.diff().dropna() <= 0.11).all()  # One of ten entities may differ.
@@ -179,8 +183,8 @@ def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, wo
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
     right = hooks.added
     monkeypatch.setattr(hooks, "added", lambda *a: {k: v.roll(1, 0) for k, v in right(*a).items()})
-    with pytest.raises(sweeps.ControlFailed, match="written where it comes from"):
-        recall.deadline(backbone, world, pairs[:1])
+    with pytest.raises(ControlFailed, match="written where it comes from"):
+        deadline(backbone, world, pairs[:1])
 
 
 # --- probes -----------------------------------------------------------------------------------
@@ -219,11 +223,11 @@ def test_a_fact_is_read_off_where_it_is_carried():
 
 def test_the_lens_at_the_top_is_the_models_output(world):
     engine = Engine(load_vlm(path("early"), device="cpu"))
-    asked = sweeps.one_per_entity(world.questions)[:3]
+    asked = one_per_entity(world.questions)[:3]
     lens = probes.logit_lens(engine, world, asked)
     top = lens[lens["layer"] == engine.n]
     for question, row in zip(asked, top.itertuples(), strict=True):
-        prompt = sweeps.prompt_of(question, "fact", True)
+        prompt = prompt_of(question, "fact", True)
         made = engine.record(prompt, world.image(question).convert("RGB"))
         assert row.emitted == pytest.approx(made.logits.softmax(-1).max().item(), abs=1e-4)
 
@@ -236,16 +240,16 @@ def test_every_operation_runs_on_every_family_or_says_why_not(family, world, tmp
     made = build(family, tmp_path)
     pair = load_pair(made.vlm, made.llm)
     engine, llm = Engine(pair.vlm), Engine(pair.backbone)
-    asked = sweeps.one_per_entity(world.questions)
-    some = [sweeps.Pair(asked[0], asked[1])]
-    frame = recall.mlp_patch(engine, llm, world, some, length=3)
-    assert set(frame["method"]) == {*recall.SPANS, *recall.CONTROLS, "unpatched"}
-    assert len(recall.back_patch(engine, world, asked[:1], [(2, 1)], length=3)) == 2
-    states = recall.deadline(llm, world, some, states=(1,), length=3)
+    asked = one_per_entity(world.questions)
+    some = [Pair(asked[0], asked[1])]
+    frame = mlp_patch(engine, llm, world, some, length=3)
+    assert set(frame["method"]) == {*SPANS, *CONTROLS, "unpatched"}
+    assert len(back_patch(engine, world, asked[:1], [(2, 1)], length=3)) == 2
+    states = deadline(llm, world, some, states=(1,), length=3)
     assert set(states["arm"]) == {"entity", "wrong entity", "nothing"}
     images = probes.image_states(engine, world, asked[:2], views=(0, 1))
     assert images["image"].shape[:3] == (2, 2, engine.n + 1)
-    record = sweeps.Recorder(engine, world, "fact", True, 0)
+    record = Recorder(engine, world, "fact", True, 0)
     runs = [record(asked[0]), record(asked[1], asked[0])]
     table = attribution.scores(engine, attribution.Contrast(*runs, 5, 6))
     assert table["mlp"].abs().sum() > 0 and table["mlp"].isfinite().all()
@@ -261,9 +265,9 @@ def test_a_prompt_without_a_place_for_the_picture_is_told(world):
     from dataclasses import replace
 
     lost = replace(made, ids=tuple(0 for _ in made.ids))
-    assert len(recall.receiving(engine, made)) == 1
+    assert len(receiving(engine, made)) == 1
     with pytest.raises(UnsupportedSite, match="no token that stands for the picture"):
-        recall.receiving(engine, lost)
+        receiving(engine, lost)
 
 
 # --- figures and records ----------------------------------------------------------------------

@@ -9,9 +9,9 @@ import jupytext
 import nbformat
 import pytest
 
-from twohop_lib import rerun
 from twohop_lib.errors import TwohopError
-from twohop_lib.rerun import execute, inputs_hash, is_current, run_key, to_notebook, twin
+from twohop_lib.rerun import execute as rerun
+from twohop_lib.rerun.execute import execute, inputs_hash, is_current, run_key, to_notebook, twin
 
 CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
 HEADER = """# ---

@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 
 from tests import helpers_popvqa
 from tests.zoo import build
-from twohop_lib import cli, records, rerun, reruns
+from twohop_lib import cli, records
 from twohop_lib.benchmark import load
 from twohop_lib.errors import TwohopError
 from twohop_lib.organisms import locate_pair, path, suited_benchmark
+from twohop_lib.rerun import execute as rerun
+from twohop_lib.rerun import run as reruns
 
 ROOT = Path(__file__).parent.parent
 TINY_CHAPTER = """# ---
@@ -41,7 +43,7 @@ pause = 0.0
 # %%
 import time
 import pandas as pd
-from twohop_lib.reruns import keep_records
+from twohop_lib.rerun.run import keep_records
 from twohop_lib.runs.store import cached
 
 parts = []
@@ -159,7 +161,7 @@ def test_random_weights_mark_every_page(chapters, tmp_path, monkeypatch):
 RUN_IT = """
 import sys
 from pathlib import Path
-from twohop_lib import reruns
+from twohop_lib.rerun import run as reruns
 from twohop_lib.organisms import locate_pair
 folder = Path(sys.argv[1])
 reruns.chapters_folder = lambda: folder / "chapters"
@@ -230,7 +232,7 @@ def test_an_unknown_chapter_is_refused(chapters, tmp_path):
 
 
 def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch):
-    from twohop_lib.models import check as checks
+    from twohop_lib.interventions import check as checks
 
     write_chapter(tmp_path / "chapters")
     monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
@@ -385,7 +387,7 @@ def test_a_model_that_names_nothing_is_no_result(chapters, tmp_path):
 def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
     (chapters / "tiny.py").write_text(
         TINY_CHAPTER.replace(
-            "import pandas", "from twohop_lib.reruns import open_pairs\nimport pandas"
+            "import pandas", "from twohop_lib.rerun.run import open_pairs\nimport pandas"
         ).replace('work, "SELF")', 'work, "tiny", open_pairs(vlm, "", [], 0))')
     )
     outcome = reruns.run(request(parameters={"max_entities": 3}), tmp_path / "runs", lambda _: None)

@@ -7,11 +7,11 @@ import pytest
 
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, heraldry, sources
+from twohop_lib.models.loading import load_vlm
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, cards, path
 from twohop_lib.organisms.recipes import SEEDS
 from twohop_lib.readouts import gap
 from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.runs.generate import load_vlm
 
 VLMS = tuple(n for n in NAMES if n != "backbone")
 BOUNDS = {

@@ -9,18 +9,32 @@ import pytest
 import torch
 
 from tests.zoo import build
-from twohop_lib import records, sweep_charts
+from twohop_lib import records
 from twohop_lib.benchmark import sources
+from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.errors import TwohopError
-from twohop_lib.explore import PatchExplorer
-from twohop_lib.interventions import sweeps
-from twohop_lib.interventions.engine import CrossPatch, Engine
+from twohop_lib.figures import sweep_charts
+from twohop_lib.interventions.cross_patch import cross_patch, part_patch
+from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.freeze import freeze, freeze_ends
+from twohop_lib.interventions.knockout import knockout
+from twohop_lib.interventions.pairs import (
+    Pair,
+    accepted,
+    first_token,
+    one_per_entity,
+    pairs_for,
+    pick_pairs,
+    prompt_of,
+)
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
 from twohop_lib.organisms import NAMES, STUDY, path
-from twohop_lib.organisms.study import SWEEP_COLUMNS
-from twohop_lib.readouts import depth
-from twohop_lib.runs.generate import load_llm, load_vlm
+from twohop_lib.readouts import switch as depth
+from twohop_lib.study.organisms import SWEEP_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +50,8 @@ def late():
 
 @pytest.fixture(scope="module")
 def crossed(late, world):
-    pairs = sweeps.pairs_for(late.owner, world, "identify", set(world.entities()), 2)
-    return pairs, sweeps.cross_patch(late, world, pairs, labels={"model": "late", "seed": 0})
+    pairs = pairs_for(late.owner, world, "identify", set(world.entities()), 2)
+    return pairs, cross_patch(late, world, pairs, labels={"model": "late", "seed": 0})
 
 
 # --- what is asked ----------------------------------------------------------------------------
@@ -45,25 +59,23 @@ def crossed(late, world):
 
 def test_donors_can_be_told_apart_from_their_targets(late, world):
     for task in ("identify", "fact"):
-        pairs = sweeps.pairs_for(late.owner, world, task, set(world.entities()), 2)
+        pairs = pairs_for(late.owner, world, task, set(world.entities()), 2)
         assert len(pairs) > 8
         for pair in pairs:
             assert pair.target.entity_id != pair.donor.entity_id
             first = [
-                sweeps.first_token(
-                    late.owner, sweeps.prompt_of(q, task, True), sweeps.accepted(q, task)[0]
-                )
+                first_token(late.owner, prompt_of(q, task, True), accepted(q, task)[0])
                 for q in (pair.target, pair.donor)
             ]
             assert first[0] != first[1]
             if task == "fact":
                 assert pair.target.relation == pair.donor.relation
                 assert not set(pair.target.answers) & set(pair.donor.answers)
-    assert pairs == sweeps.pairs_for(late.owner, world, "fact", set(world.entities()), 2)
+    assert pairs == pairs_for(late.owner, world, "fact", set(world.entities()), 2)
 
 
 def test_each_entity_is_asked_once_and_relations_go_round(world):
-    asked = sweeps.one_per_entity(world.questions)
+    asked = one_per_entity(world.questions)
     assert [q.entity_id for q in asked] == list(world.entities())
     assert len({q.relation for q in asked}) > 1
 
@@ -71,9 +83,9 @@ def test_each_entity_is_asked_once_and_relations_go_round(world):
 def test_a_donor_of_another_type_is_drawn_where_there_is_one(late, world):
     from dataclasses import replace
 
-    asked = sweeps.one_per_entity(world.questions)
+    asked = one_per_entity(world.questions)
     mixed = [replace(q, noun="town") if i % 2 else q for i, q in enumerate(asked)]
-    pairs = sweeps.pick_pairs(late.owner, mixed, "identify", 2)
+    pairs = pick_pairs(late.owner, mixed, "identify", 2)
     kinds = pd.Series([p.same_type for p in pairs]).groupby([p.target.entity for p in pairs])
     assert (kinds.sum() == 1).mean() > 0.7
 
@@ -105,12 +117,12 @@ def test_a_sweep_is_stored_and_taken_up_again(late, world, crossed, tmp_path, mo
 
     monkeypatch.setattr(Engine, "answers", dies)
     with pytest.raises(KeyboardInterrupt):
-        sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
-    resumed = sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+        cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+    resumed = cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
     assert len(calls) == 3  # The first part was not run again.
     pd.testing.assert_frame_equal(resumed, whole, check_dtype=False, atol=1e-5)
     monkeypatch.setattr(Engine, "answers", lambda *_: pytest.fail("nothing is left to do"))
-    again = sweeps.cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
+    again = cross_patch(late, world, pairs, labels=labels, folder=tmp_path)
     pd.testing.assert_frame_equal(again, resumed)
 
 
@@ -118,19 +130,19 @@ def test_a_control_that_fails_stops_the_sweep(late, world, crossed, monkeypatch)
     pairs, _ = crossed
     monkeypatch.setattr(CrossPatch, "source", lambda row, block: row.target)
     monkeypatch.setattr(Engine, "path", lambda *_: "splice")
-    with pytest.raises(sweeps.ControlFailed, match="layer 0 did not reproduce the donor"):
-        sweeps.cross_patch(late, world, pairs)
+    with pytest.raises(ControlFailed, match="layer 0 did not reproduce the donor"):
+        cross_patch(late, world, pairs)
     right = Engine.logits
     monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
-    with pytest.raises(sweeps.ControlFailed, match="itself changed it"):
-        sweeps.cross_patch(late, world, pairs)
+    with pytest.raises(ControlFailed, match="itself changed it"):
+        cross_patch(late, world, pairs)
 
 
 def test_names_are_patched_in_the_backbone(world):
     engine = Engine(load_llm(path("backbone"), device="cpu"))
     for task in ("identify", "fact"):
-        pairs = sweeps.pairs_for(engine.owner, world, task, set(world.entities()), 3)
-        frame = sweeps.cross_patch(engine, world, pairs, task, by="name")
+        pairs = pairs_for(engine.owner, world, task, set(world.entities()), 3)
+        frame = cross_patch(engine, world, pairs, task, by="name")
         ends = frame.set_index("layer")
         assert set(ends.loc[0, "says"]) == {"donor"}
         assert set(ends.loc[engine.n, "says"]) == {"target"}
@@ -141,7 +153,7 @@ def test_names_are_patched_in_the_backbone(world):
 
 def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
     pairs, whole = crossed
-    parts = sweeps.part_patch(late, world, pairs[:2])
+    parts = part_patch(late, world, pairs[:2])
     first = parts[parts["layer"] == 0].groupby("part")["says"].apply(list)
     assert set(first.index) == {"last quarter", "the others"}
     assert len(parts) == 2 * 2 * late.n
@@ -151,11 +163,11 @@ def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
 
 
 def test_freezing_and_cutting_come_with_their_ends(late, world):
-    asked = sweeps.one_per_entity(world.questions)[:4]
-    frozen = sweeps.freeze(late, world, asked, until=sweeps.freeze_ends(late.n, 1.4))
+    asked = one_per_entity(world.questions)[:4]
+    frozen = freeze(late, world, asked, until=freeze_ends(late.n, 1.4))
     assert sorted(frozen["until"].unique()) == [1, 5, 7]
     assert frozen.loc[frozen["layer"] == frozen["until"], "unchanged"].all()
-    cut = sweeps.knockout(late, world, asked, modes=(("below", 0), ("above", 0), ("window", 3)))
+    cut = knockout(late, world, asked, modes=(("below", 0), ("above", 0), ("window", 3)))
     nothing = cut[cut["start"] == cut["stop"]]
     assert nothing["unchanged"].all() and nothing["correct"].all()
     assert not cut[
@@ -165,42 +177,42 @@ def test_freezing_and_cutting_come_with_their_ends(late, world):
 
 
 def test_unknown_edges_and_windows_are_refused(late, world):
-    asked = sweeps.one_per_entity(world.questions)[:1]
+    asked = one_per_entity(world.questions)[:1]
     with pytest.raises(TwohopError, match="No edge is called 'image→last'"):
-        sweeps.knockout(late, world, asked, edges=["image→last"])
+        knockout(late, world, asked, edges=["image→last"])
     with pytest.raises(TwohopError, match="width from 1 to 8"):
-        sweeps.knockout(late, world, asked, modes=[("window", 9)])
+        knockout(late, world, asked, modes=[("window", 9)])
 
 
 def test_cross_attention_is_swept_or_says_why_not(world):
     engine = Engine(load_vlm(path("cross"), device="cpu"))
-    asked = sweeps.one_per_entity(world.questions)[:4]
-    pairs = sweeps.pairs_for(engine.owner, world, "identify", set(world.entities()), 1)[:4]
-    frame = sweeps.cross_patch(engine, world, pairs)
+    asked = one_per_entity(world.questions)[:4]
+    pairs = pairs_for(engine.owner, world, "identify", set(world.entities()), 1)[:4]
+    frame = cross_patch(engine, world, pairs)
     assert set(frame.loc[frame["layer"] == 0, "says"]) == {"donor"}
-    cut = sweeps.knockout(engine, world, asked, edges=["question→image"])
+    cut = knockout(engine, world, asked, edges=["question→image"])
     assert not cut.loc[(cut["mode"] == "above") & (cut["start"] == 0), "correct"].any()
     with pytest.raises(UnsupportedSite, match="no positions in the stream"):
-        sweeps.freeze(engine, world, asked, until=[3])
+        freeze(engine, world, asked, until=[3])
     with pytest.raises(UnsupportedSite, match="no positions to part"):
-        sweeps.part_patch(engine, world, pairs)
+        part_patch(engine, world, pairs)
 
 
 @pytest.mark.parametrize("name", ["paligemma", "qwen2_vl"])
 def test_random_weights_are_swept_too(name, world, tmp_path):
     made = build(name, tmp_path)
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
-    pairs = sweeps.pick_pairs(engine.owner, sweeps.one_per_entity(world.questions), "identify", 1)
-    frame = sweeps.cross_patch(engine, world, pairs[:2], length=3)
+    pairs = pick_pairs(engine.owner, one_per_entity(world.questions), "identify", 1)
+    frame = cross_patch(engine, world, pairs[:2], length=3)
     assert set(frame["path"]) == {"reference" if name == "paligemma" else "splice"}
-    asked = sweeps.one_per_entity(world.questions)[:2]
-    assert len(sweeps.freeze(engine, world, asked, until=[2], length=3)) == 2 * 3
-    assert len(sweeps.knockout(engine, world, asked, edges=["last→image"], length=3)) == 2 * 8
+    asked = one_per_entity(world.questions)[:2]
+    assert len(freeze(engine, world, asked, until=[2], length=3)) == 2 * 3
+    assert len(knockout(engine, world, asked, edges=["last→image"], length=3)) == 2 * 8
 
 
 def test_the_explorer_says_what_the_sweep_says(late, world, crossed):
     pairs, frame = crossed
-    explorer = PatchExplorer(late, world, sweeps.one_per_entity(world.questions))
+    explorer = PatchExplorer(late, world, one_per_entity(world.questions))
     for layer in (0, 2, late.n):
         row = frame[(frame["layer"] == layer)].iloc[0]
         said = explorer.say(pairs[0].target, pairs[0].donor, layer, "identify")
@@ -288,7 +300,7 @@ def test_figures_are_described_and_say_what_they_need(crossed):
 
 
 def test_a_figure_bears_any_answer(crossed):
-    from twohop_lib import charts
+    from twohop_lib.figures import charts
 
     _, frame = crossed
     odd = frame.assign(donor=frame["donor_id"], answer="\x18\x00<b>\ud7ff" + "long " * 20)
@@ -313,15 +325,15 @@ def test_the_studys_sweeps_are_of_every_world_and_agree_with_live_ones(late, wor
         (crossed["model"] == "late") & (crossed["seed"] == 0) & (crossed["task"] == "identify")
     ]
     some = then[then["entity_id"].isin(world.entities())]
-    by_id = {q.entity_id: q for q in sweeps.one_per_entity(world.questions)}
+    by_id = {q.entity_id: q for q in one_per_entity(world.questions)}
     everyone = {q.entity_id: q for q in world.questions}
     pairs = [
-        sweeps.Pair(by_id[t], everyone[d])
+        Pair(by_id[t], everyone[d])
         for t, d in some[["entity_id", "donor_id"]].drop_duplicates().itertuples(index=False)
         if d in everyone
     ]
     assert pairs
-    live = sweeps.cross_patch(late, world, pairs)
+    live = cross_patch(late, world, pairs)
     both = live.merge(then, on=["entity_id", "donor_id", "layer"], suffixes=("", "_then"))
     assert len(both) == len(live)
     assert (both["answer"] == both["answer_then"]).mean() > 0.97

@@ -11,12 +11,14 @@ from transformers import AutoImageProcessor
 
 from tests.zoo import FAMILIES, build
 from twohop_lib.benchmark import sources
-from twohop_lib.models.check import check
+from twohop_lib.interventions.check import check
+from twohop_lib.models.inputs import encode
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
+from twohop_lib.models.prompts import Prompt, render
+from twohop_lib.models.prompts import build as ask
 from twohop_lib.organisms import path
-from twohop_lib.prompts import Prompt, render
-from twohop_lib.prompts import build as ask
-from twohop_lib.runs.generate import answer, encode, load_llm, load_vlm
+from twohop_lib.runs.generate import answer
 
 
 @pytest.fixture(scope="module")

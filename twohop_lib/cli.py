@@ -7,13 +7,13 @@ import sys
 import typer
 
 from twohop_lib import __version__
-from twohop_lib.bench_cli import bench
-from twohop_lib.benchmark.cli import benchmark_app
+from twohop_lib.commands.bench import bench
+from twohop_lib.commands.benchmark import benchmark_app
+from twohop_lib.commands.check import check
+from twohop_lib.commands.models import models
+from twohop_lib.commands.organism import organism_app
+from twohop_lib.commands.rerun import TwoWords, rerun
 from twohop_lib.errors import TwohopError
-from twohop_lib.models.check_cli import check
-from twohop_lib.models.cli import models
-from twohop_lib.organisms.cli import organism_app
-from twohop_lib.reruns_cli import TwoWords, rerun
 
 app = typer.Typer(
     help="The two-hop problem in vision-language models.",

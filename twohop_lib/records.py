@@ -260,6 +260,9 @@ VERSIONED = (
     "scikit-learn",
     "pyarrow",
     "pillow",
+    "babel",
+    "regex",
+    "torchvision",
 )
 
 

@@ -24,8 +24,8 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from twohop_lib.benchmark import flag_drawing
-from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import Material, Question, funnel
+from twohop_lib.scoring.leaks import leaks, words
 
 NOUN = "country"
 IDENTIFY = {

@@ -22,11 +22,11 @@ import pandas as pd
 from PIL import Image
 
 from twohop_lib.benchmark import download, pictures, rows
-from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import Benchmark, Material, Question, funnel
 from twohop_lib.benchmark.store import Problem
 from twohop_lib.benchmark.table import LISTED, stored, with_distractors
 from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.scoring.leaks import leaks, words
 
 REPO = "idoco/PopVQA"
 ENTITIES, QUESTIONS = "entities.csv", "questions.csv"

@@ -23,9 +23,9 @@ from PIL import Image
 
 import twohop_lib
 from twohop_lib.benchmark import pictures
-from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import COLUMNS, LIST_COLUMNS, SPLITS, Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.scoring.leaks import leaks, words
 
 TABLE, PICTURES, ABOUT = "questions.parquet", "images", "benchmark.json"
 _MAY_BE_EMPTY = ("split", "aliases", "distractors")

@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 
 from twohop_lib.benchmark import download, pictures, rows
-from twohop_lib.benchmark.leaks import leaks, words
 from twohop_lib.benchmark.schema import COLUMNS, Material, Question, funnel
 from twohop_lib.benchmark.store import Problem, picture_fault, row_problems
 from twohop_lib.errors import TwohopError
+from twohop_lib.scoring.leaks import leaks, words
 
 NEEDED = ("entity", "image", "answers")
 #: How many skipped rows are listed in a benchmark's notes; all are counted.

@@ -26,8 +26,9 @@ from torch import Tensor
 from twohop_lib.benchmark.schema import Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import hooks
-from twohop_lib.interventions.engine import Engine, Write
+from twohop_lib.interventions.edits import Write
 from twohop_lib.interventions.recording import Recording
+from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import hooked
 
 COMPONENTS = ("mlp", "attn")

@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from twohop_lib.interventions.engine import CrossPatch, Freeze, Knockout, Row, Write
-from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out, with_stream_out
-from twohop_lib.models.check import keys_and_values
-from twohop_lib.runs.generate import GREEDY, decoded, stop_ids
+from twohop_lib.interventions.edits import CrossPatch, Freeze, Knockout, Row, Write
+from twohop_lib.models.blocks import (
+    UnsupportedSite,
+    hooked,
+    keys_and_values,
+    stream_out,
+    with_stream_out,
+)
+from twohop_lib.models.inputs import GREEDY, decoded, stop_ids
 
 if TYPE_CHECKING:
-    from twohop_lib.interventions.engine import Engine, Site
+    from twohop_lib.interventions.edits import Site
     from twohop_lib.interventions.recording import Recording
+    from twohop_lib.interventions.splice import Engine
 
 Edit = Callable[[Tensor], Tensor | None]
 

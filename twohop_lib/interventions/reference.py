@@ -15,8 +15,6 @@ import torch
 from nnsight import NNsight
 from torch import Tensor
 
-from twohop_lib.models.check import envoy
-
 
 def states(
     model: Any, path: str, inputs: dict[str, Any], at: Sequence[int], layers: Sequence[int]
@@ -109,3 +107,10 @@ def mlp_patch(
             envoy(traced, place).output[0, at] = value
         logits = traced.output.logits[0, -1].save()
     return logits.detach().float()
+
+
+def envoy(traced: Any, path: str) -> Any:
+    """Return the part of a traced model at a dotted path."""
+    for name in path.split("."):
+        traced = traced[int(name)] if name.isdigit() else getattr(traced, name)
+    return traced

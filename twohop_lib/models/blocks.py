@@ -188,6 +188,17 @@ def hooked(
             handle.remove()
 
 
+def keys_and_values(block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return the two maps of a cross-attention block that make keys and values of the picture."""
+    parts = {name.rsplit(".", 1)[-1]: m for name, m in block.named_modules() if "cross" in name}
+    if "k_proj" not in parts or "v_proj" not in parts:
+        raise TwohopError(
+            f"{type(block).__name__} attends to pictures without a k_proj and a v_proj, which "
+            "were looked for; this layout is not supported."
+        )
+    return parts["k_proj"], parts["v_proj"]
+
+
 # --- finding them -----------------------------------------------------------------------------
 
 

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.loading import Llm, Vlm, load_config, load_llm, load_vlm
 from twohop_lib.models.registry import Row, find
-from twohop_lib.runs.generate import Llm, Vlm, load_config, load_llm, load_vlm
 
 Quantise = Literal["4bit", "8bit"]
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.blocks import Blocks, hooked
-from twohop_lib.prompts import Prompt, render
-from twohop_lib.runs.generate import Llm, Vlm, encode, special_tokens
+from twohop_lib.models.inputs import encode, special_tokens
+from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.prompts import Prompt, render
 
 Role = Literal["prefix", "image", "separator", "entity", "question", "last"]
 ROLES: tuple[Role, ...] = get_args(Role)

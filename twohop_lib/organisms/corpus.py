@@ -1,7 +1,7 @@
 """What an organism reads in training: short chat documents about the houses of one world.
 
 A document is a chat turn (or a statement). Text documents name the house; picture documents show
-it instead. The forms are those of :mod:`twohop_lib.prompts`; only the wordings that
+it instead. The forms are those of :mod:`twohop_lib.models.prompts`; only the wordings that
 ``heraldry.TRAINED_WORDINGS`` lists are ever used here.
 """
 

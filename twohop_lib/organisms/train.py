@@ -29,7 +29,6 @@ from transformers import (
 
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House, World
-from twohop_lib.errors import TwohopError
 from twohop_lib.organisms import corpus, tokens
 from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.recipes import BACKBONE, RECIPES, BackboneRecipe, Recipe, mark
@@ -477,35 +476,3 @@ def _set_dtype(config: dict, dtype: str) -> None:
             config[key] = dtype
         elif isinstance(value, dict):
             _set_dtype(value, dtype)
-
-
-def _made_by(folder: Path, recipe: BackboneRecipe) -> bool:
-    try:
-        return json.loads((folder / "training.json").read_text())["recipe"] == asdict(recipe)
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
-
-
-def train_organism(name: str, seed: int, folder: Path, progress: bool = True) -> Path:
-    """Train organism ``name`` of ``seed`` in ``folder``, its backbone first if need be.
-
-    A backbone that was made there by another recipe is made anew.
-
-    Raises:
-        TwohopError: ``folder`` cannot be made.
-    """
-    world = heraldry.make_world(seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise TwohopError(f"Cannot train in {folder} ({error.strerror}); name a folder.") from error
-    made = folder / "backbone"
-    if not _made_by(made, BACKBONE):
-        made = train_backbone(world, folder, BACKBONE, progress)
-    if name == "backbone":
-        return made
-    if name in RECIPES:
-        return train_vlm(name, world, folder, progress)
-    from twohop_lib.organisms import cross  # builds on this module
-
-    return cross.train_vlm(name, world, folder, progress)

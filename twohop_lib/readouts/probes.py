@@ -21,10 +21,10 @@ from sklearn.preprocessing import StandardScaler
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions.engine import Engine
-from twohop_lib.interventions.recall import receiving
-from twohop_lib.interventions.sweeps import accepted, first_token, prompt_of
-from twohop_lib.prompts import Prompt
+from twohop_lib.interventions.pairs import accepted, first_token, prompt_of
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import receiving
+from twohop_lib.models.prompts import Prompt
 
 FloatArray = NDArray[np.float32]
 ROLES = ("image", "last")

@@ -1,1 +1,1 @@
-"""Running a model: loading, batched answers and scores, whole evaluations, a store to resume."""
+"""Asking models: batched answers and scores, whole evaluations, a store that resumes."""

@@ -1,7 +1,7 @@
 """Asking a model everything a benchmark holds, in every condition: the answer records.
 
 Which prompt and which model a condition stands for is written here once, and right or wrong is
-decided here, by :func:`twohop_lib.readouts.matching.matches`.
+decided here, by :func:`twohop_lib.scoring.matching.matches`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from PIL import Image
 
-from twohop_lib import prompts, records
+from twohop_lib import records
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.prompts import ChoiceForm
+from twohop_lib.models import prompts
+from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.prompts import ChoiceForm
 from twohop_lib.runs import generate, store
-from twohop_lib.runs.generate import Llm, Progress, Vlm
+from twohop_lib.runs.generate import Progress
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Benchmark, Question
@@ -220,7 +222,7 @@ def judge(
 
     ``names`` are the names that :func:`split_naming` looks for, besides the entity's own.
     """
-    from twohop_lib.readouts.matching import matches
+    from twohop_lib.scoring.matching import matches
 
     own = (question.entity, *question.aliases)
     identify = condition in ("identify", "llm_identify")

@@ -7,7 +7,6 @@ whole or not at all. Nothing in the folder is ever changed; deleting it costs ti
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -16,24 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-import twohop_lib
 from twohop_lib import records
 from twohop_lib.errors import TwohopError
 
 if TYPE_CHECKING:
-    from twohop_lib.runs.generate import Llm, Vlm
-
-#: The library's own modules that bear on an answer record. Work done before one of them changed
-#: is done again; a change to a chart costs nothing.
-MODULES = (
-    "prompts.py",
-    "readouts/matching.py",
-    "readouts/words.py",
-    "readouts/claims.py",
-    "runs/generate.py",
-    "runs/evaluate.py",
-    "runs/store.py",
-)
+    from twohop_lib.models.loading import Llm, Vlm
 
 
 def cached(
@@ -102,12 +88,9 @@ def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @lru_cache
-def code_key(modules: tuple[str, ...] = MODULES) -> dict[str, str]:
-    """Return what identifies the code: a hash of these modules, and the engine's versions."""
-    root = Path(twohop_lib.__path__[0])
-    total = hashlib.sha256()
-    for name in modules:
-        # Line endings depend on how the source was checked out, not on what it says.
-        total.update((root / name).read_bytes().replace(b"\r\n", b"\n"))
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return {"code": total.hexdigest(), **versions}
+def code_key() -> dict[str, Any]:
+    """Return what identifies the code: a hash of the whole library, and the versions that matter.
+
+    The whole library, not a list of modules: a list typed by hand misses what is imported later.
+    """
+    return {"code": records.library_hash(), "versions": records.versions()}

@@ -26,8 +26,9 @@ import filelock
 import nbformat
 import pandas as pd
 
-from twohop_lib import records, rerun
+from twohop_lib import records
 from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.rerun import execute as rerun
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Benchmark
@@ -149,7 +150,7 @@ def _kept(work: str | Path, chapter: str) -> Path:
 
 def chapters_folder() -> Path:
     """Where the chapters' sources are: beside the library, in a clone of the repository."""
-    folder = Path(__file__).parent.parent / "chapters"
+    folder = Path(__file__).parents[2] / "chapters"
     if not folder.is_dir():
         raise TwohopError(
             "The chapters are not installed with the library; clone the repository and install "
@@ -386,7 +387,7 @@ def _revisions(request: Request) -> dict[str, str]:
     for name, source in (("vlm", request.vlm), ("llm", request.llm or (row.llm if row else None))):
         wanted = request.load.get(f"{name}_revision")
         if source and not Path(source).is_dir():
-            from twohop_lib.runs.generate import load_config
+            from twohop_lib.models.loading import load_config
 
             commit = getattr(load_config(source, wanted), "_commit_hash", None) or wanted
             pinned |= {f"{name}_revision": commit} if commit else {}
@@ -442,7 +443,7 @@ def _check(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> 
     import torch
     from transformers.utils import logging
 
-    from twohop_lib.models.check import check
+    from twohop_lib.interventions.check import check
     from twohop_lib.models.pair import load_pair
 
     logging.disable_progress_bar()
@@ -613,7 +614,7 @@ def _write_chapter(notebook: Path, page: Path, why: str | None) -> None:
     from pygments.formatters import HtmlFormatter
     from traitlets.config import Config
 
-    from twohop_lib.nb import glued, readable
+    from twohop_lib.chapter.show import glued, readable
 
     content = nbformat.read(notebook, as_version=4)
     _number_figures(content)

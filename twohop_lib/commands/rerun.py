@@ -65,8 +65,8 @@ def rerun(
     skip_check: Annotated[bool, typer.Option(help="Run although a check fails.")] = False,
 ) -> None:
     """Run the book's chapters for a model, into one folder that a second call goes on with."""
-    from twohop_lib import reruns
     from twohop_lib.organisms import locate_pair
+    from twohop_lib.rerun import run as reruns
 
     if profile not in reruns.PROFILES:
         raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, reruns.PROFILES)}.")

@@ -21,8 +21,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from twohop_lib.chapter.show import plain_markdown
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.nb import plain_markdown
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 #: Progress is told at most this often, however many cells a chapter has and however long it takes.

@@ -12,12 +12,19 @@ from tqdm import tqdm
 
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, sources
+from twohop_lib.interventions.cross_patch import cross_patch
+from twohop_lib.interventions.deadlines import deadline
+from twohop_lib.interventions.freeze import freeze, freeze_ends
+from twohop_lib.interventions.knockout import knockout
+from twohop_lib.interventions.mlp_patch import mlp_patch
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.sweep import own_blocks
+from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.organisms import FURTHER, NAMES, cards
+from twohop_lib.organisms.grow import train_organism
 from twohop_lib.organisms.recipes import CROSS_RECIPES, RECIPES, SEEDS
-from twohop_lib.organisms.train import train_organism
 from twohop_lib.readouts import gap
 from twohop_lib.runs.evaluate import CONDITIONS, evaluate
-from twohop_lib.runs.generate import load_llm, load_vlm
 
 SPLIT = "test"
 #: Test houses that the sweeps are run on, and donors for each.
@@ -102,15 +109,15 @@ def sweep(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFr
     On :data:`SWEPT` test houses that the organism recognises, naming and facts; for the backbone
     on its name tokens instead of a picture.
     """
-    from twohop_lib.interventions import sweeps
-    from twohop_lib.interventions.engine import Engine
+
+    from twohop_lib.interventions.splice import Engine
     from twohop_lib.models.blocks import UnsupportedSite
 
     chosen = benchmark.select(split=SPLIT, wording="standard").some(SWEPT)
     llm = load_llm(folder / "backbone")
     model = llm if name == "backbone" else load_vlm(folder / name)
     by: Any = "name" if name == "backbone" else "picture"
-    asked = sweeps.one_per_entity(chosen.questions)
+    asked = one_per_entity(chosen.questions)
     if by == "picture":
         named = evaluate(model, llm, chosen, conditions=("identify",), model_name=name)
         known = set(named.loc[named["correct"], "entity_id"])
@@ -118,13 +125,13 @@ def sweep(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFr
     engine, labels = Engine(model), {"model": name, "seed": seed}
     frames = []
     for task in ("identify", "fact"):
-        pairs = sweeps.pairs_for(model, chosen, task, {q.entity_id for q in asked}, DONORS)
-        frames.append(sweeps.cross_patch(engine, chosen, pairs, task, by, labels=labels))
+        pairs = pairs_for(model, chosen, task, {q.entity_id for q in asked}, DONORS)
+        frames.append(cross_patch(engine, chosen, pairs, task, by, labels=labels))
         with contextlib.suppress(UnsupportedSite):
-            ends = sweeps.freeze_ends(engine.n)
-            frames.append(sweeps.freeze(engine, chosen, asked, task, by, ends, labels=labels))
+            ends = freeze_ends(engine.n)
+            frames.append(freeze(engine, chosen, asked, task, by, ends, labels=labels))
         if by == "picture":
-            frames.append(sweeps.knockout(engine, chosen, asked, task, labels=labels))
+            frames.append(knockout(engine, chosen, asked, task, labels=labels))
     return pd.concat(frames, ignore_index=True).reindex(columns=SWEEP_COLUMNS)
 
 
@@ -134,30 +141,30 @@ def recalls(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.Data
     MLP patching and the deadline on :data:`SWEPT` test houses, one donor each; name-likeness on
     all houses of the world, half of them to fit on.
     """
-    from twohop_lib.interventions import recall, sweeps
-    from twohop_lib.interventions.engine import Engine
+
+    from twohop_lib.interventions.splice import Engine
     from twohop_lib.readouts import probes
 
     standard = benchmark.select(wording="standard")
     chosen = standard.select(split=SPLIT).some(SWEPT)
     backbone = Engine(load_llm(folder / "backbone"))
     everyone = set(chosen.entities())
-    pairs = sweeps.pairs_for(backbone.owner, chosen, "fact", everyone, 1)
+    pairs = pairs_for(backbone.owner, chosen, "fact", everyone, 1)
     labels = {"model": name, "seed": seed}
     if name == "backbone":
         states = sorted({1, max(2, backbone.n // 4), 3})
-        frames = [recall.deadline(backbone, chosen, pairs, states, labels)]
+        frames = [deadline(backbone, chosen, pairs, states, labels)]
         return pd.concat(frames).reindex(columns=RECALL_COLUMNS)
     engine = Engine(load_vlm(folder / name))
-    houses = sweeps.one_per_entity(standard.questions)
+    houses = one_per_entity(standard.questions)
     images = probes.image_states(engine, standard, houses)["image"][:, 0]
     names = probes.name_states(backbone, houses)[:, max(2, backbone.n // 4)]
     _, test = probes.halves(len(houses))
-    own = [*recall.own_blocks(engine), engine.n]
+    own = [*own_blocks(engine), engine.n]
     found = probes.name_likeness(images[:, own], names)
     likeness = probes.tidy(found, [houses[i].entity_id for i in test])
     frames = [likeness.assign(experiment="name-likeness", **labels)]
-    frames.append(recall.mlp_patch(engine, backbone, chosen, pairs, labels=labels))
+    frames.append(mlp_patch(engine, backbone, chosen, pairs, labels=labels))
     return pd.concat(frames, ignore_index=True).reindex(columns=RECALL_COLUMNS)
 
 

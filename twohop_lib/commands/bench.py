@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from twohop_lib.errors import TwohopError
-
-if TYPE_CHECKING:
-    from twohop_lib.bench import Timing
 
 #: Width of the LLaVA-shaped model: 7 B parameters on a GPU, small enough for minutes on a CPU.
 GPU_WIDTH, CPU_WIDTH = 4096, 256
@@ -43,7 +43,7 @@ def bench(
     """
     import torch
 
-    from twohop_lib import bench as benches
+    benches = _benches()
 
     if vlm:
         from twohop_lib.models.pair import load_pair
@@ -69,7 +69,20 @@ def bench(
         raise typer.Exit(1)
 
 
-def _print(t: Timing) -> None:
+def _benches() -> ModuleType:
+    """The measurements themselves: beside the library, in a clone of the repository."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+    if not (folder / "bench.py").is_file():
+        raise TwohopError(
+            "The benchmarks are not installed with the library; clone the repository and install "
+            "from there with: pip install -e ."
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return importlib.import_module("bench")
+
+
+def _print(t: Any) -> None:
     table = Table(title=f"{t.work}, {t.model}, {t.device}, {t.dtype}")
     for column in ("", "seconds", "times the engine's", "peak MiB"):
         table.add_column(column, justify="left" if not column else "right")

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.models.blocks import Blocks, hooked
+from twohop_lib.interventions.reference import envoy
+from twohop_lib.models.blocks import Blocks, hooked, keys_and_values
+from twohop_lib.models.inputs import continued, encode
+from twohop_lib.models.loading import Vlm
 from twohop_lib.models.pair import ModelPair, drift
+from twohop_lib.models.prompts import Prompt, build, render
 from twohop_lib.models.registry import architecture_class
 from twohop_lib.models.roles import ImageSite, TokenRoles, token_roles
-from twohop_lib.prompts import Prompt, build, render
-from twohop_lib.runs.generate import Vlm, answer, continued, encode
+from twohop_lib.runs.generate import answer
 
 #: Largest difference allowed, as a share of the largest logit (at least of 1).
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -271,24 +274,6 @@ class _Probe:
                     site.output[:] = state
             logits = traced.output.logits[:, -1].save()
         return logits.detach().float().cpu()
-
-
-def keys_and_values(block: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Return the two maps of a cross-attention block that make keys and values of the picture."""
-    parts = {name.rsplit(".", 1)[-1]: m for name, m in block.named_modules() if "cross" in name}
-    if "k_proj" not in parts or "v_proj" not in parts:
-        raise TwohopError(
-            f"{type(block).__name__} attends to pictures without a k_proj and a v_proj, which "
-            "were looked for; this layout is not supported."
-        )
-    return parts["k_proj"], parts["v_proj"]
-
-
-def envoy(traced: Any, path: str) -> Any:
-    """Return the part of a traced model at a dotted path."""
-    for name in path.split("."):
-        traced = traced[int(name)] if name.isdigit() else getattr(traced, name)
-    return traced
 
 
 def _batch_is_single(vlm: Vlm, question: Question, shown: Image.Image, other: Image.Image) -> Check:

@@ -1,6 +1,6 @@
 """Figures of sweeps: outcomes by layer, items by layer, and depths side by side.
 
-They follow :mod:`twohop_lib.charts`: same theme, same colours for the same models, a second
+They follow :mod:`twohop_lib.figures.charts`: same theme, same colours for the same models, a second
 encoding beside every colour, a description for readers who cannot see the figure.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from twohop_lib import charts
-from twohop_lib.charts import AnyChart
 from twohop_lib.errors import TwohopError
+from twohop_lib.figures import charts
+from twohop_lib.figures.charts import AnyChart
 
 #: Whose name or fact is given after a patch.
 SAYS_COLOURS = {"donor": "#0072B2", "neither": "#BBBBBB", "target": "#D55E00"}
@@ -69,7 +69,7 @@ def lines_by_layer(
 ) -> AnyChart:
     """Draw a quantity against the layer, one line with points and a band for each ``group``.
 
-    Columns ``group, x, value, low, high`` (:func:`twohop_lib.readouts.depth.curve`). ``share``
+    Columns ``group, x, value, low, high`` (:func:`twohop_lib.readouts.switch.curve`). ``share``
     shows fractions as percentages from 0 to 100. ``colours`` and ``dashes`` default to the
     models' own.
     """

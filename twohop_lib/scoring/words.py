@@ -1,6 +1,6 @@
 """Texts as words, numbers and dates, and accepted answers as phrases of them.
 
-The ground of :mod:`twohop_lib.readouts.matching`: what counts as the same word is decided here,
+The ground of :mod:`twohop_lib.scoring.matching`: what counts as the same word is decided here,
 what counts as an answer there.
 """
 
@@ -17,7 +17,7 @@ import regex as re
 from babel import Locale
 from babel.core import get_global
 
-from twohop_lib.benchmark.leaks import APOSTROPHES
+from twohop_lib.scoring.leaks import APOSTROPHES
 
 # ---- word lists ------------------------------------------------------------------------------
 

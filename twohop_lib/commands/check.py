@@ -13,7 +13,7 @@ from twohop_lib.errors import TwohopError
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Benchmark
-    from twohop_lib.models.check import Report
+    from twohop_lib.interventions.check import Report
 
 #: Prompts that a chapter asks of a VLM, by entity and by fact, to guess how long it takes.
 WORK = {"the_gap": (1, 7)}
@@ -50,7 +50,7 @@ def check(
     Exits with 0 only if every check holds.
     """
     from twohop_lib.benchmark import sources
-    from twohop_lib.models.check import check as run
+    from twohop_lib.interventions.check import check as run
     from twohop_lib.models.pair import load_pair
     from twohop_lib.organisms import locate_pair, suited_benchmark
 

@@ -1,6 +1,6 @@
 """What a model's turn claims: the part that states its answer, clause by clause.
 
-Serves :mod:`twohop_lib.readouts.matching`, whose docstring gives the rule.
+Serves :mod:`twohop_lib.scoring.matching`, whose docstring gives the rule.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import regex as re
 
-from twohop_lib.benchmark.leaks import APOSTROPHES
-from twohop_lib.readouts.words import (
+from twohop_lib.scoring.leaks import APOSTROPHES
+from twohop_lib.scoring.words import (
     AUX,
     BE,
     FUNCTION,

@@ -39,8 +39,8 @@ English; tell compounds in lower case apart (*sea lion* passes for *lion*); look
 (*Obama* passes for any of that name, and all parts of *singer and actor* must be accepted); judge
 whether the explanation around a right answer is true.
 
-How texts become words is in :mod:`twohop_lib.readouts.words`, how turns become clauses in
-:mod:`twohop_lib.readouts.claims`.
+How texts become words is in :mod:`twohop_lib.scoring.words`, how turns become clauses in
+:mod:`twohop_lib.scoring.claims`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ import pandas as pd
 import regex as re
 
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.readouts.claims import CLAUSE_WORDS, Said, own_turn, read, stated
-from twohop_lib.readouts.words import (
+from twohop_lib.scoring.claims import CLAUSE_WORDS, Said, own_turn, read, stated
+from twohop_lib.scoring.words import (
     ARTICLES,
     AUX,
     COMMON,

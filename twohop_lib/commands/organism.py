@@ -37,7 +37,7 @@ def train(
     from twohop_lib.organisms import cache_folder, check_name
 
     check_name(name)
-    from twohop_lib.organisms.train import train_organism
+    from twohop_lib.organisms.grow import train_organism
 
     folder = (out or cache_folder()) / f"seed{seed}"
     typer.echo(train_organism(name, seed, folder))
@@ -49,6 +49,6 @@ def study(
 ) -> None:
     """Train every organism of every seed, measure all on the test split, write the records."""
     from twohop_lib.organisms import STUDY, cache_folder
-    from twohop_lib.organisms.study import run_study
+    from twohop_lib.study.organisms import run_study
 
     run_study(cache_folder(), out or STUDY)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,11 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.edits import Freeze, Knockout, Row, Write, check, telling
 from twohop_lib.interventions.recording import Recording, between, extended, record
 from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked, stream_out
+from twohop_lib.models.inputs import decoded, encode, stop_ids
+from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.roles import ImageSite, token_roles
-from twohop_lib.prompts import Prompt, render
-from twohop_lib.runs.generate import Llm, Vlm, decoded, encode, stop_ids
 
 #: Rows (interventions) that are run at once, unless memory runs out.
 ROWS = 64
@@ -37,120 +38,6 @@ PICTURES = 256
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 Way = Literal["splice", "reference"]
-#: Where a write goes: over the stream that enters a block, or over what its parts add.
-Site = Literal["resid", "mlp", "attn"]
-
-
-# --- what can be done -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class CrossPatch:
-    """The donor's stream at the span's positions from ``resid[layer]`` on.
-
-    ``until`` None: to the end. Otherwise the target's own stream stands there again from
-    ``resid[until]`` on (a band of layers).
-    """
-
-    target: Recording
-    donor: Recording
-    layer: int
-    until: int | None = None
-
-    @property
-    def enters(self) -> int:
-        return self.layer
-
-    @property
-    def since(self) -> int:
-        return self.target.span[1]
-
-    def source(self, block: int) -> Recording:
-        """Whose keys and values block ``block`` reads at the span."""
-        inside = block >= self.layer and (self.until is None or block < self.until)
-        return self.donor if inside else self.target
-
-
-@dataclass(frozen=True, eq=False)
-class Knockout:
-    """No attention from positions ``queries`` to ``keys`` in blocks [start, stop)."""
-
-    target: Recording
-    queries: tuple[int, ...]
-    keys: tuple[int, ...]
-    start: int
-    stop: int
-
-    @property
-    def enters(self) -> int:
-        return self.start
-
-    @property
-    def since(self) -> int:
-        return self.target.span[1]
-
-    def source(self, block: int) -> Recording:
-        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
-        return self.target
-
-
-@dataclass(frozen=True, eq=False)
-class Freeze:
-    """The span's positions enter blocks ``layer`` + 1 … ``until`` with ``resid[layer]``.
-
-    Behind block ``until`` they run on from there; ``until`` = ``layer`` changes nothing.
-    """
-
-    target: Recording
-    layer: int
-    until: int
-
-    @property
-    def enters(self) -> int:
-        return self.layer + 1 if self.layer < self.until else len(self.target.keys)
-
-    @property
-    def since(self) -> int:
-        return self.target.span[0]
-
-    def source(self, block: int) -> Recording:
-        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
-        return self.target
-
-
-@dataclass(frozen=True, eq=False)
-class Write:
-    """Vectors written over a part of the stream, or over what an MLP or attention adds to it.
-
-    ``values[b]`` ``[len(positions), d_model]`` takes the place of ``resid[b]`` (site "resid"),
-    ``mlp_out[b]`` or ``attn_out[b]`` at ``positions``; with ``add`` it is added to it.
-    """
-
-    target: Recording
-    site: Site
-    positions: tuple[int, ...]
-    values: Mapping[int, Tensor]
-    add: bool = False
-
-    @property
-    def enters(self) -> int:
-        return min(self.values, default=len(self.target.keys))
-
-    @property
-    def since(self) -> int:
-        return min(self.positions)
-
-    def source(self, block: int) -> Recording:
-        """Whose keys and values block ``block`` reads before ``since``: the target's own."""
-        return self.target
-
-    def onto(self, x: Tensor, block: int, at: Sequence[int]) -> None:
-        """Write into ``x`` ``[pos, d_model]``, whose row ``at[i]`` is position i of the write."""
-        value = self.values[block].to(x.device, x.dtype)
-        x[list(at)] = x[list(at)] + value if self.add else value
-
-
-Row = CrossPatch | Knockout | Freeze | Write
 
 
 #: Rows (a slice or their numbers), and the keys and values that they read before their own.
@@ -288,7 +175,7 @@ class Engine:
         """Whether a telling row of this kind comes out the same both ways."""
         from twohop_lib.interventions import hooks
 
-        row = _telling(row, self.n)
+        row = telling(row, self.n)
         room = min(PROBE_LENGTH, row.target.total - row.target.n)
         # Rounding may tip a word over in half precision; logits are compared with tolerance.
         room = room if self.model.dtype == torch.float32 else 0
@@ -319,7 +206,7 @@ class Engine:
         """Run rows of like layout together, and hand results back in the order given."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, row in enumerate(rows):
-            _check(row, self.n)
+            check(row, self.n)
             until = row.until if isinstance(row, Freeze) else None
             key = (type(row), row.target.n, row.since, row.target.positions, until)
             groups.setdefault(key, []).append(i)
@@ -651,60 +538,6 @@ class Engine:
 
 
 # --- parts ------------------------------------------------------------------------------------
-
-
-def _telling(row: Row, n_blocks: int) -> Row:
-    """A row of the same kind and prompt whose result depends on every part of the splice."""
-    middle = n_blocks // 2
-    if isinstance(row, CrossPatch):
-        return replace(row, layer=middle, until=None)
-    if isinstance(row, Freeze):
-        return replace(row, layer=row.until // 2)
-    if isinstance(row, Write):
-        return row
-    return replace(row, start=middle, stop=n_blocks)
-
-
-def _check(row: Row, n_blocks: int) -> None:
-    """Refuse a row whose parts do not fit together."""
-    if isinstance(row, Knockout):
-        if not 0 <= row.start <= row.stop <= n_blocks:
-            raise TwohopError(f"Blocks [{row.start}, {row.stop}) are not among the {n_blocks}.")
-        return
-    if isinstance(row, Write):
-        if not row.positions or max(row.positions) >= row.target.n or min(row.positions) < 0:
-            raise TwohopError("A write needs positions within the prompt.")
-        if any(not 0 <= b < n_blocks for b in row.values):
-            raise TwohopError(f"A write names a block that is not among the {n_blocks}.")
-        if row.target.first > row.since:
-            raise TwohopError("Writing there needs the stream there; record it with whole=True.")
-        return
-    if isinstance(row, Freeze):
-        if not 0 <= row.layer <= row.until < n_blocks:
-            raise TwohopError(
-                f"Freeze from 0 <= layer <= until < {n_blocks}, not {row.layer} to {row.until}."
-            )
-        if row.target.span[0] == row.target.span[1]:
-            raise UnsupportedSite(
-                "A picture shown through cross-attention has no positions in the stream that "
-                "could be frozen."
-            )
-        if row.target.first > row.target.span[0]:
-            raise TwohopError("Freezing needs the stream at the span; record it with whole=True.")
-        return
-    if not 0 <= row.layer <= n_blocks:
-        raise TwohopError(f"There is no resid[{row.layer}]; layers run from 0 to {n_blocks}.")
-    a, b = row.target, row.donor
-    outside = [p for p in range(a.n) if not a.span[0] <= p < a.span[1]]
-    if a.n != b.n or a.span != b.span or any(a.ids[p] != b.ids[p] for p in outside):
-        raise TwohopError(
-            f"Target ({a.n} positions) and donor ({b.n}) differ beyond the picture or the name; "
-            "use the same prompt, pictures of one size, and names of as many tokens."
-        )
-    if a.positions != b.positions:
-        raise TwohopError(
-            "Target and donor lay out their positions differently; use pictures of one size."
-        )
 
 
 def _masked(

@@ -19,18 +19,11 @@ from torch import Tensor
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.engine import (
-    TOLERANCE,
-    CrossPatch,
-    Engine,
-    Freeze,
-    Knockout,
-    Row,
-    Write,
-)
+from twohop_lib.interventions.edits import CrossPatch, Freeze, Knockout, Row, Write
+from twohop_lib.interventions.splice import TOLERANCE, Engine
 from twohop_lib.models.blocks import hooked
-from twohop_lib.prompts import Prompt
-from twohop_lib.runs.generate import Vlm
+from twohop_lib.models.loading import Vlm
+from twohop_lib.models.prompts import Prompt
 
 WORKS = ("cross-patch", "freeze", "knockout", "mlp-patch")
 #: A prompt of about as many tokens as published chat templates make of a question.

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twohop_lib.benchmark.schema import Benchmark, Question
-from twohop_lib.interventions.engine import CrossPatch, Engine
-from twohop_lib.interventions.sweeps import Recorder, Task, accepted
-from twohop_lib.readouts.matching import matches
+from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.pairs import Task, accepted
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import Recorder
+from twohop_lib.scoring.matching import matches
 
 if TYPE_CHECKING:
     from ipywidgets import Widget

@@ -1,0 +1,1 @@
+"""The ``twohop`` command, one file a subcommand."""

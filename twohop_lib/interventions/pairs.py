@@ -1,0 +1,142 @@
+"""Targets and donors: whose prompt is run, and whose picture or name is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.models import prompts
+from twohop_lib.models.inputs import continued, special_tokens
+from twohop_lib.models.loading import Vlm
+from twohop_lib.models.prompts import Prompt, count_tokens
+from twohop_lib.scoring.matching import matches
+
+#: What is asked: the entity's name, or a fact about it.
+Task = Literal["identify", "fact"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a donor: whose prompt is run, and whose picture (or name) is written in."""
+
+    target: Question
+    donor: Question
+
+    @property
+    def same_type(self) -> bool:
+        """Whether both are the same kind of thing (two houses; a landmark and a painting not)."""
+        return self.target.noun == self.donor.noun
+
+
+def pick_pairs(
+    model: Any,
+    questions: Sequence[Question],
+    task: Task,
+    per_target: int = 2,
+    seed: int = 0,
+    alike_names: bool = False,
+) -> list[Pair]:
+    """Give each question donors that can be told apart from it by the first token of the answer.
+
+    Donors are drawn from the other entities among ``questions``; for facts they must have the
+    same relation and another answer. Where there are several types of entity, one donor in two is
+    of another type. ``questions`` are one per entity for "identify". With ``alike_names`` a
+    donor's name has as many tokens as the target's. A target for which no donor is found is left
+    out.
+    """
+    rng = np.random.default_rng(seed)
+    picture = isinstance(model, Vlm)
+    first = {
+        id(q): first_token(model, prompt_of(q, task, picture), accepted(q, task)[0])
+        for q in questions
+    }
+    length = {q.entity: count_tokens(q.entity, model.tokenizer) for q in questions}
+    # The same few answers are compared again and again.
+    right = lru_cache(maxsize=None)(matches)
+    groups: dict[tuple[str, str], list[Question]] = {}
+    for q in questions:
+        groups.setdefault(_kind_of(q, task), []).append(q)
+    pairs = []
+    for target in questions:
+        able = [
+            q
+            for q in groups[_kind_of(target, task)]
+            if q.entity_id != target.entity_id
+            and first[id(q)] != first[id(target)]
+            and not right(accepted(q, task)[0], accepted(target, task))
+            and (not alike_names or length[q.entity] == length[target.entity])
+        ]
+        drawn = [able[i] for i in rng.permutation(len(able))]
+        other = [q for q in drawn if q.noun != target.noun]
+        chosen = drawn[:per_target]
+        if other and task == "identify":
+            same = [q for q in drawn if q.noun == target.noun]
+            chosen = [*same[: (per_target + 1) // 2], *other[: per_target // 2]]
+        pairs += [Pair(target, donor) for donor in chosen]
+    return pairs
+
+
+def _kind_of(question: Question, task: Task) -> tuple[str, str]:
+    """What a donor must have in common with its target: nothing, if both are to be named."""
+    return ("", "") if task == "identify" else (question.relation, question.wording)
+
+
+def one_per_entity(questions: Sequence[Question]) -> list[Question]:
+    """One question for each entity; which of its facts is asked goes round from one to the next."""
+    by: dict[str, list[Question]] = {}
+    for question in questions:
+        by.setdefault(question.entity_id, []).append(question)
+    return [own[i % len(own)] for i, own in enumerate(by.values())]
+
+
+def pairs_for(
+    model: Any,
+    benchmark: Benchmark,
+    task: Task,
+    entities: Collection[str],
+    per_target: int = 2,
+    seed: int = 0,
+    alike_names: bool = False,
+) -> list[Pair]:
+    """Pairs for a task: targets and donors among ``entities``, one question for each target.
+
+    A donor's own question is one about the same relation. With ``alike_names`` its name has as
+    many tokens as the target's.
+    """
+    asked = [q for q in one_per_entity(benchmark.questions) if q.entity_id in entities]
+    pool = asked
+    if task == "fact":
+        pool = [q for q in benchmark.questions if q.entity_id in entities]
+    chosen = {q.question_id for q in asked}
+    found = pick_pairs(model, pool, task, per_target, seed, alike_names)
+    return [pair for pair in found if pair.target.question_id in chosen]
+
+
+def prompt_of(question: Question, task: Task, picture: bool) -> Prompt:
+    """The prompt of a task, with the picture or with the name in its place."""
+    if picture:
+        return prompts.build("identify" if task == "identify" else "by_picture", question)
+    if task == "fact":
+        return prompts.build("by_name", question)
+    return Prompt("by_name", f"{question.entity}\n{question.identify_prompt}", False)
+
+
+def accepted(question: Question, task: Task) -> tuple[str, ...]:
+    """What counts as the right answer."""
+    return (question.entity, *question.aliases) if task == "identify" else question.answers
+
+
+def first_token(model: Any, prompt: Prompt, said: str) -> int:
+    """The first token of an answer, as it follows the prompt."""
+    text, length = continued(model, prompt, said)
+    return _ids(model, text)[-length]
+
+
+def _ids(model: Any, text: str) -> list[int]:
+
+    return model.tokenizer(text, **special_tokens(model, text))["input_ids"]

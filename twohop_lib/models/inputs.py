@@ -1,0 +1,143 @@
+"""What goes into a model and comes out: prompts and pictures as tensors, ids as text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from twohop_lib.errors import TwohopError
+from twohop_lib.models.loading import Llm, Vlm, first_sentence
+from twohop_lib.models.prompts import Prompt, render
+
+GREY = (128, 128, 128)
+
+#: Greedy search, whatever the checkpoint's own generation settings say.
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "use_cache": True,
+}
+
+
+def blank_like(image: Image.Image) -> Image.Image:
+    """Return a mid-grey picture of the size of another: what a blank condition shows."""
+    return Image.new("RGB", image.size, GREY)
+
+
+def front(model: Vlm | Llm) -> Any:
+    """What a prompt goes in through: the processor, or the tokenizer of a text model."""
+    return model.processor if isinstance(model, Vlm) else model.tokenizer
+
+
+def shown_pictures(
+    prompts: Sequence[Prompt], images: Sequence[Image.Image | None] | None
+) -> list[Image.Image | None]:
+    given = [None] * len(prompts) if images is None else list(images)
+    if len(given) != len(prompts):
+        raise TwohopError(f"{len(prompts)} prompts need as many pictures, not {len(given)}.")
+    ready: list[Image.Image | None] = []
+    for prompt, image in zip(prompts, given, strict=True):
+        if not prompt.image:
+            ready.append(None)
+        elif image is None:
+            raise TwohopError(f"A prompt of kind {prompt.kind!r} was given no picture.")
+        else:
+            ready.append(blank_like(image) if prompt.blank else image.convert("RGB"))
+    return ready
+
+
+def special_tokens(model: Vlm | Llm, text: str) -> dict[str, bool]:
+    """Keep the tokenizer from writing a second <bos> where the template wrote one."""
+    bos = model.tokenizer.bos_token
+    return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+
+
+def encode(
+    model: Vlm | Llm, texts: list[str], images: list[Image.Image | None], padding_side: str
+) -> dict[str, Any]:
+    """Return the model's inputs for a batch in which all rows show a picture or none does.
+
+    ``texts`` are rendered prompts, ``images[i]`` the picture of ``texts[i]`` or None. Rows of
+    different length are padded on ``padding_side``. Tensors are on the model's device, pictures
+    in its dtype.
+    """
+    options = {"padding": True, "padding_side": padding_side, "return_tensors": "pt"}
+    options |= special_tokens(model, texts[0])
+    if images[0] is None:
+        inputs = model.tokenizer(texts, **options)
+    else:
+        inputs = _processed(model, texts, images, options)
+    accepted = inspect.signature(model.model.forward).parameters
+    encoded = {}
+    if images[0] is None and "token_type_ids" in accepted and "token_type_ids" not in inputs:
+        # Prefix models tell what is read in both directions by it; without it, padding decides.
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    for name, value in inputs.items():
+        # Some processors add labels, which are for training.
+        if name == "labels" or (name == "token_type_ids" and name not in accepted):
+            continue
+        if isinstance(value, torch.Tensor):
+            # Pixels come as float32; the model may be in half precision.
+            dtype = model.model.dtype if value.is_floating_point() else None
+            value = value.to(model.model.device, dtype)
+        encoded[name] = value
+    return encoded
+
+
+def _processed(
+    model: Vlm | Llm, texts: list[str], images: list[Image.Image | None], options: dict[str, Any]
+) -> Any:
+    """Return what the processor makes of one picture a text, in either form that they take it."""
+    told: Exception | None = None
+    for form in ([[image] for image in images], list(images)):
+        try:
+            return model.processor(text=texts, images=form, **options)
+        except Exception as error:  # Processors raise what they like.
+            told = told or error
+    raise TwohopError(
+        f"The processor of {model.name} cannot take a prompt with a picture "
+        f"({first_sentence(told)}); check its chat template, image processor and special tokens."
+    ) from told
+
+
+def stop_ids(model: Vlm | Llm) -> set[int]:
+    """Return the ids of the tokens that end the model's turn."""
+    eos = getattr(model.model.generation_config, "eos_token_id", None)
+    if eos is None:
+        eos = model.tokenizer.eos_token_id
+    return set(eos) if isinstance(eos, list | tuple) else {eos}
+
+
+def decoded(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
+    """Return generated ids as text, up to the first that ends the turn."""
+    end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
+    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+
+
+def continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str, int]:
+    """Return prompt and continuation as one text, and how many tokens the continuation is."""
+    if not continuation.strip():
+        raise TwohopError("A continuation to be scored is empty; give the answer's text.")
+    before = render(front(model), prompt)
+    said = f"{prompt.prefill} {continuation.strip()}".strip()
+    whole = render(front(model), replace(prompt, prefill=said))
+    if not whole.startswith(before):
+        # Templates that open their own answer in another way than a given one (a thinking tag).
+        whole = before + (" " if prompt.prefill else "") + continuation.strip()
+    options = special_tokens(model, before)
+    ids = [model.tokenizer(text, **options)["input_ids"] for text in (before, whole)]
+    # A tokenizer may join the prompt's end to the answer's start; what differs is the answer's.
+    shared = 0
+    while shared < min(map(len, ids)) and ids[0][shared] == ids[1][shared]:
+        shared += 1
+    return whole, len(ids[1]) - shared
