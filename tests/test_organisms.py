@@ -341,7 +341,7 @@ def test_a_tiny_recipe_trains_into_a_checkpoint_that_loads(tmp_path, monkeypatch
     world = heraldry.make_world(0, n_houses=20)
     short = {"vision_steps": 2, "align_steps": 2, "final_steps": 4, "rows": 2}
     monkeypatch.setitem(RECIPES, "early", replace(RECIPES["early"], **short))
-    monkeypatch.setattr(train, "BACKBONE", TINY)
+    monkeypatch.setattr(grow, "BACKBONE", TINY)
     monkeypatch.setattr(train, "PICTURES_PER_HOUSE", 1)
     monkeypatch.setattr(heraldry, "make_world", lambda seed: world)
     made = grow.train_organism("backbone", 0, tmp_path, progress=False)
@@ -351,10 +351,10 @@ def test_a_tiny_recipe_trains_into_a_checkpoint_that_loads(tmp_path, monkeypatch
     before = (made / "model.safetensors").stat().st_mtime_ns
     assert grow.train_organism("backbone", 0, tmp_path, progress=False) == made
     assert (made / "model.safetensors").stat().st_mtime_ns == before  # it was there already
-    monkeypatch.setattr(train, "BACKBONE", replace(TINY, steps=2))
+    monkeypatch.setattr(grow, "BACKBONE", replace(TINY, steps=2))
     grow.train_organism("backbone", 0, tmp_path, progress=False)
     assert (made / "model.safetensors").stat().st_mtime_ns != before  # another recipe: made anew
-    monkeypatch.setattr(train, "BACKBONE", TINY)
+    monkeypatch.setattr(grow, "BACKBONE", TINY)
 
     rows = cards.training_rows(out)
     assert {r["stage"].split("-")[0] for r in rows} == {"vision", "align", "early"}
