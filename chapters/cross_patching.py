@@ -90,6 +90,11 @@ from nnsight import NNsight
 from twohop_lib import records
 from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.cross_patch import (
     LEAST,
@@ -101,7 +106,6 @@ from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import NothingLeft, Recorder
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import switch as depth
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)

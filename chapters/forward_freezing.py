@@ -79,6 +79,11 @@ import torch
 from nnsight import NNsight
 from twohop_lib import records, stats
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.freeze import freeze, freeze_ends
@@ -88,7 +93,6 @@ from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import switch as depth
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)

@@ -90,6 +90,11 @@ import pandas as pd
 from nnsight import NNsight
 from twohop_lib import records, stats
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions import hooks
 from twohop_lib.interventions.back_patch import back_patch
@@ -103,7 +108,6 @@ from twohop_lib.interventions.sweep import (
     receiving,
 )
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)

@@ -96,10 +96,14 @@ except ImportError:
 import pandas as pd
 from twohop_lib import records
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import charts
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import gap
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.scoring.matching import matches
 

@@ -76,13 +76,17 @@ except ImportError:
 import pandas as pd
 from twohop_lib import records, stats
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.edits import Knockout
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.prompts import build, naming, render
 from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.scoring.matching import matches
 

@@ -87,6 +87,11 @@ import pandas as pd
 from nnsight import NNsight
 from twohop_lib import records
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
@@ -94,7 +99,6 @@ from twohop_lib.interventions.sweep import Recorder, own_blocks, receiving
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import probes
 from twohop_lib.readouts import switch as depth
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)

@@ -92,6 +92,11 @@ import pandas as pd
 from nnsight import NNsight
 from twohop_lib import records, stats
 from twohop_lib.chapter.show import glue, show
+from twohop_lib.chapter.study import (
+    keep_records,
+    open_pairs,
+    open_questions,
+)
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions import attribution, hooks
 from twohop_lib.interventions.deadlines import deadline, placeholder
@@ -112,7 +117,6 @@ from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import probes
 from twohop_lib.readouts import switch as depth
-from twohop_lib.rerun.run import keep_records, open_pairs, open_questions
 from twohop_lib.runs.evaluate import evaluate
 
 benchmark = benchmark or suited_benchmark(vlm)

@@ -20,6 +20,7 @@ from tests import helpers_popvqa
 from tests.zoo import build
 from twohop_lib import cli, records
 from twohop_lib.benchmark import load
+from twohop_lib.chapter import study
 from twohop_lib.errors import TwohopError
 from twohop_lib.organisms import locate_pair, path, suited_benchmark
 from twohop_lib.rerun import execute as rerun
@@ -43,7 +44,7 @@ pause = 0.0
 # %%
 import time
 import pandas as pd
-from twohop_lib.rerun.run import keep_records
+from twohop_lib.chapter.study import keep_records
 from twohop_lib.runs.store import cached
 
 parts = []
@@ -293,24 +294,24 @@ def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path):
     assert set(frame["chapter"]) == set(reruns.rerunnable(reruns.chapters_folder()))
     own = frame[frame["chapter"] == "the_gap"]
     # A model that is no organism of the book is asked about flags.
-    flags = reruns.open_questions("flags", 0, "", "standard", 3)
+    flags = study.open_questions("flags", 0, "", "standard", 3)
     assert own.groupby("condition").size()["by_picture"] == len(flags.questions)
     assert set(own["entity_id"]) == set(flags.entities())
     assert not own["correct"].any()
 
 
 def test_pairs_are_the_organisms_unless_one_is_named():
-    assert list(reruns.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
-    named = reruns.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
+    assert list(study.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
+    named = study.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
     assert list(named) == ["middle"] and named["middle"].llm.name == "backbone"
 
 
 def test_how_to_load_reaches_the_model(capsys):
     vlm, llm = locate_pair("late")
-    pairs = reruns.open_pairs(vlm, llm, [], 0, {"dtype": "float16"})
+    pairs = study.open_pairs(vlm, llm, [], 0, {"dtype": "float16"})
     assert str(pairs["late"].vlm.model.dtype) == "torch.float16"
     assert "as asked" in capsys.readouterr().out
-    reruns.open_pairs("", "", ["late"], 0)
+    study.open_pairs("", "", ["late"], 0)
     assert "no model was named" in capsys.readouterr().out
 
 
@@ -387,7 +388,7 @@ def test_a_model_that_names_nothing_is_no_result(chapters, tmp_path):
 def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
     (chapters / "tiny.py").write_text(
         TINY_CHAPTER.replace(
-            "import pandas", "from twohop_lib.rerun.run import open_pairs\nimport pandas"
+            "import pandas", "from twohop_lib.chapter.study import open_pairs\nimport pandas"
         ).replace('work, "SELF")', 'work, "tiny", open_pairs(vlm, "", [], 0))')
     )
     outcome = reruns.run(request(parameters={"max_entities": 3}), tmp_path / "runs", lambda _: None)
@@ -422,8 +423,8 @@ def test_what_determines_a_run_names_its_folder(tmp_path):
 
 
 def test_entities_are_taken_from_first_to_last():
-    all_of_them = reruns.open_questions("heraldry", 0, "test", "standard").entities()
-    some = reruns.open_questions("heraldry", 0, "test", "standard", 4).entities()
+    all_of_them = study.open_questions("heraldry", 0, "test", "standard").entities()
+    some = study.open_questions("heraldry", 0, "test", "standard", 4).entities()
     assert some == all_of_them[::24]
     with pytest.raises(TwohopError, match="No wording is called"):
-        reruns.open_questions("heraldry", 0, "test", "none")
+        study.open_questions("heraldry", 0, "test", "none")

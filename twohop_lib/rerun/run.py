@@ -15,7 +15,6 @@ import html
 import json
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +26,12 @@ import nbformat
 import pandas as pd
 
 from twohop_lib import records
+from twohop_lib.chapter.study import kept_records
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.rerun import execute as rerun
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Benchmark
-    from twohop_lib.models.pair import ModelPair
 
 Profile = Literal["quick", "standard", "full"]
 #: What a profile sets of the parameters that a chapter has. ``max_entities`` 0 means all.
@@ -47,102 +46,6 @@ OWN = ("vlm", "llm", "benchmark", "work", "seed", "load")
 NOT_A_RESULT = (
     "**Not a result.** {why} The page shows that the experiments run on it, and nothing else."
 )
-#: Benchmarks built for this process; their folders go when it does.
-_BUILT: list[tempfile.TemporaryDirectory[str]] = []
-
-
-# --- what a chapter opens ---------------------------------------------------------------------
-
-
-def open_pairs(
-    vlm: str, llm: str, organisms: Sequence[str], seed: int, load: Mapping[str, Any] | None = None
-) -> dict[str, ModelPair]:
-    """Open the pair that a chapter was given, or, with ``vlm`` empty, the book's organisms.
-
-    ``load`` are options of :func:`twohop_lib.models.pair.load_pair`. Prints which models these
-    are and why. Returns pairs by the name that they go by in the chapter's records and figures.
-    """
-    from twohop_lib.models.pair import load_pair
-    from twohop_lib.organisms import locate_pair
-
-    if vlm:
-        pair = load_pair(*locate_pair(vlm, llm or None, seed), **dict(load or {}))
-        print(f"{pair.name}, on {pair.vlm.model.device}, as asked.", *pair.notes)
-        return {pair.vlm.name: pair}
-    print(f"The organisms {', '.join(organisms)}: no model was named.", _could_run(), sep="\n")
-    return {name: load_pair(*locate_pair(name, None, seed)) for name in organisms}
-
-
-def _could_run() -> str:
-    """Say which published pair the GPU here would take, if there is one."""
-    import torch
-
-    from twohop_lib.models.registry import ROWS
-
-    if not torch.cuda.is_available():
-        return "There is no GPU here, and they need none."
-    memory = torch.cuda.get_device_properties(0).total_memory / 1e9
-    # The largest pair that both fit unquantised.
-    fitting = [row for row in ROWS if row.llm and row.fits(memory, pair=True) == "bf16"]
-    if not fitting:
-        return f"The GPU here has {memory:.0f} GB, too little for any pair that is known."
-    row = max(fitting, key=lambda row: row.parameters_b)
-    return (
-        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it. "
-        "It is asked about flags then, unless benchmark says otherwise."
-    )
-
-
-def open_questions(
-    benchmark: str, seed: int, split: str = "", wording: str = "", max_entities: int = 0
-) -> Benchmark:
-    """Open a benchmark and pick questions of it.
-
-    ``benchmark`` is a source's name, the folder of a built one, a copy of PopVQA, or a table.
-    ``split`` is ignored by benchmarks that have none. ``max_entities`` of them are taken evenly
-    from first to last; 0 means all.
-
-    Raises TwohopError if nothing is left.
-    """
-    from twohop_lib.benchmark import sources
-
-    _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
-    found = sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
-    by = {"wording": wording}
-    if any(question.split for question in found.questions):
-        by["split"] = split
-    found = found.select(**{key: value for key, value in by.items() if value})
-    found = found.some(max_entities)
-    if not found.questions:
-        raise TwohopError(
-            f"Benchmark {found.name} has no question of split {split!r} in wording {wording!r}; "
-            "pick others."
-        )
-    return found
-
-
-def keep_records(
-    frame: pd.DataFrame, work: str, chapter: str, pairs: Mapping[str, ModelPair] | None = None
-) -> None:
-    """Write a chapter's records, and how its models were loaded, where :func:`run` looks.
-
-    Nothing is written if ``work`` is empty.
-    """
-    if not work:
-        return
-    records.write_frame(frame, _kept(work, chapter), {"chapter": chapter})
-    models = []
-    for pair in (pairs or {}).values():
-        models.append(records.ModelEntry.of("vlm", pair.vlm.model, pair.vlm.processor))
-        if pair.llm is not None:
-            models.append(records.ModelEntry.of("llm", pair.llm.model, pair.llm.tokenizer))
-    # Of this process, which is the one that holds the models.
-    manifest = records.Manifest.collect(models=models, command="")
-    manifest.write(_kept(work, chapter).with_suffix(".json"))
-
-
-def _kept(work: str | Path, chapter: str) -> Path:
-    return Path(work) / f"records-{chapter}.parquet"
 
 
 # --- chapters ---------------------------------------------------------------------------------
@@ -208,7 +111,7 @@ def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: models as hub ids or folders, and a benchmark (see :func:`open_questions`).
+    """What to run: models as hub ids or folders, and a benchmark (a source, a folder, a table).
 
     With ``benchmark`` empty the model gets the one that suits it. ``load`` are options of
     :func:`twohop_lib.models.pair.load_pair`.
@@ -501,7 +404,7 @@ def _finish(
         _mark(_notebook(folder, name), why)
         _write_chapter(_notebook(folder, name), folder / "html" / f"{name}.html", why)
     _write_index(request, folder, list(done), failed, report, frame, why)
-    parts = [_kept(folder / "work", name).with_suffix(".json") for name in done]
+    parts = [kept_records(folder / "work", name).with_suffix(".json") for name in done]
     kernels = [records.Manifest.read(part) for part in parts if part.exists()]
     seconds = sum(
         json.loads(_notebook(folder, name).read_text(encoding="utf-8"))["metadata"]["twohop"][
@@ -540,7 +443,7 @@ def _frame(folder: Path, chapters: Sequence[str]) -> pd.DataFrame:
     parts = [
         records.read_frame(path).assign(chapter=name)
         for name in chapters
-        if (path := _kept(folder / "work", name)).exists()
+        if (path := kept_records(folder / "work", name)).exists()
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -686,15 +589,3 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-
-
-__all__ = [
-    "PROFILES",
-    "Outcome",
-    "Request",
-    "keep_records",
-    "open_pairs",
-    "open_questions",
-    "parse_value",
-    "run",
-]

@@ -1,0 +1,66 @@
+"""What a chapter opens: asked once, cached, and honest about what was recognised."""
+
+import pandas as pd
+import pytest
+
+from twohop_lib.chapter import study
+from twohop_lib.chapter.study import open_study
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_study("test", organisms=["late", "early"], max_entities=4)
+
+
+def test_models_questions_and_engines_are_opened_once(opened):
+    assert opened.models == ["late", "early"] and opened.noun == "house"
+    assert len(opened.questions.entities()) == 4
+    assert opened.engine("late") is opened.engine("late")
+    assert opened.engine("late") is not opened.engine("early")
+    assert opened.example("cross", "early") == "early"
+    assert opened.example("cross") == "late"
+
+
+def test_a_condition_is_asked_once(opened, monkeypatch):
+    first = opened.ask("identify", "by_picture")
+    monkeypatch.setattr(study, "evaluate", None)  # asking again would fail
+    again = opened.ask("by_picture", "identify")
+    assert len(first) == len(again)
+    assert set(first["condition"]) == {"identify", "by_picture"}
+    assert list(dict.fromkeys(again["model"])) == ["late", "early"]
+
+
+def test_recognised_entities_are_those_named_from_their_pictures(opened):
+    named = opened.ask("identify")
+    late = named[(named["model"] == "late") & named["correct"]]
+    assert opened.recognised("late") == set(late["entity_id"])
+    assert {q.entity_id for q in opened.asked("late")} == opened.entities("late")
+
+
+def test_captions_say_that_all_entities_were_taken_where_none_is_recognised(opened, monkeypatch):
+    everyone = set(opened.questions.entities())
+    known = {"late": set(), "early": everyone}
+    monkeypatch.setattr(study.Study, "recognised", lambda self, name: known[name])
+    assert opened.entities("late") == everyone
+    assert "all, for late, which names none" in opened.among()
+    assert opened.among(["early"]) == "entities that the model names from their pictures"
+    known["early"] = set()
+    assert opened.among().startswith("all entities")
+
+
+def test_records_of_other_worlds_are_the_books_own(opened):
+    rows = opened.recorded("sweeps", experiment="cross-patch")
+    assert set(rows["seed"]) == {1, 2} and set(rows["model"]) <= {"late", "early", "backbone"}
+    given = study.Study("t", opened.pairs, opened.questions, 0, given=True)
+    empty = given.recorded("sweeps", experiment="cross-patch")
+    assert len(empty) == 0 and list(empty.columns) == list(rows.columns)
+
+
+def test_a_sweep_joins_what_models_allow(opened):
+    def experiment(name, engine, labels):
+        if name == "late":
+            return None
+        return pd.DataFrame([{"model": labels["labels"]["model"], "n": 1}])
+
+    assert opened.sweep(experiment)["model"].tolist() == ["early"]
+    assert opened.sweep(lambda *_: None).empty

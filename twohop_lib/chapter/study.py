@@ -1,0 +1,286 @@
+"""What a chapter opens: its models, its questions, engines, and where its records go.
+
+A chapter calls :func:`open_study` once. What it then asks of the :class:`Study` is cached, so that
+cells can be read, and run again, in any order.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from twohop_lib import records
+from twohop_lib.benchmark import sources
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.pair import ModelPair, load_pair
+from twohop_lib.models.registry import ROWS
+from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
+from twohop_lib.runs.evaluate import evaluate
+
+#: Benchmarks built for this process; their folders go when it does.
+_BUILT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def open_study(
+    chapter: str,
+    vlm: str = "",
+    llm: str = "",
+    load: Mapping[str, Any] | None = None,
+    benchmark: str = "",
+    organisms: Sequence[str] = ("late", "middle", "early", "cross"),
+    seed: int = 0,
+    split: str = "test",
+    wording: str = "standard",
+    max_entities: int = 0,
+    batch_size: int = 64,
+    work: str = "",
+) -> Study:
+    """Open a chapter's models and questions, and print which these are and why.
+
+    ``vlm`` and ``llm`` are hub ids or folders; with ``vlm`` empty the book's own ``organisms`` of
+    world ``seed`` are opened. ``load`` are options of :func:`twohop_lib.models.pair.load_pair`.
+    ``benchmark`` is a source's name, the folder of a built one, a copy of PopVQA, or a table; empty
+    takes what suits the model. ``split`` is ignored by benchmarks that have none; ``max_entities``
+    of them are taken evenly from first to last, 0 means all. ``batch_size`` prompts, or changed
+    runs, are computed at once. ``work`` is a folder that keeps finished work; empty keeps none.
+
+    Raises TwohopError if a model cannot be loaded, or no question is left.
+    """
+    asked = benchmark or suited_benchmark(vlm)
+    questions = open_questions(asked, seed, split, wording, max_entities)
+    study = Study(
+        chapter=chapter,
+        pairs=open_pairs(vlm, llm, organisms, seed, load),
+        questions=questions,
+        seed=seed,
+        given=bool(vlm),
+        batch_size=batch_size,
+        work=work,
+    )
+    print(f"{study.noun}: {len(questions.entities())}, {len(questions.questions)} questions")
+    return study
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The models of one chapter's run, by name, and the questions that they are asked.
+
+    ``given`` says that the page is about a model that the reader named, not the book's own.
+    """
+
+    chapter: str
+    pairs: Mapping[str, ModelPair]
+    questions: Benchmark
+    seed: int
+    given: bool
+    batch_size: int = 64
+    work: str = ""
+    _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
+    _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    # --- models and questions ---
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models, in the order in which figures show them."""
+        return list(self.pairs)
+
+    @property
+    def noun(self) -> str:
+        """What the entities are ("house", "country")."""
+        return self.questions.questions[0].noun
+
+    def example(self, *preferred: str) -> str:
+        """The model that an example is about: the first of ``preferred`` that is here."""
+        return next((name for name in preferred if name in self.pairs), self.models[0])
+
+    def engine(self, model: str) -> Engine:
+        """The engine of a VLM; one a model, however often it is asked for."""
+        return self._engine(self.pairs[model].vlm)
+
+    def backbone(self, model: str | None = None) -> Engine:
+        """The engine of a VLM's backbone (by default the first one's)."""
+        return self._engine(self.pairs[model or self.models[0]].backbone)
+
+    def _engine(self, model: Any) -> Engine:
+        key = id(model.model)
+        if key not in self._engines:
+            self._engines[key] = Engine(model, self.batch_size)
+        return self._engines[key]
+
+    # --- answers ---
+
+    def ask(self, *conditions: str) -> pd.DataFrame:
+        """Answer records of every model in these conditions, asked once each."""
+        missing = [c for c in conditions if (self.models[0], c) not in self._answers]
+        if missing:
+            for name, pair in self.pairs.items():
+                answers = evaluate(
+                    pair.vlm,
+                    pair.backbone,
+                    self.questions,
+                    conditions=missing,
+                    batch_size=self.batch_size,
+                    **self.labels(name),
+                )
+                for condition, part in answers.groupby("condition", sort=False):
+                    self._answers[name, str(condition)] = part
+        parts = [self._answers[name, c] for name in self.models for c in conditions]
+        return pd.concat(parts, ignore_index=True)
+
+    def labels(self, model: str) -> dict[str, Any]:
+        """What an evaluation of a model is labelled with, and where it is kept."""
+        return {"model_name": model, "seed": self.seed, "folder": self.work or None}
+
+    def recognised(self, model: str) -> set[str]:
+        """Ids of the entities that a model names from their pictures; it may be none."""
+        named = self.ask("identify")
+        return set(named.loc[(named["model"] == model) & named["correct"], "entity_id"])
+
+    def entities(self, model: str) -> set[str]:
+        """Ids of the entities that experiments on a model are run on.
+
+        Those that it recognises; all, if it recognises none (:meth:`among` says so).
+        """
+        return self.recognised(model) or set(self.questions.entities())
+
+    def asked(self, model: str) -> list[Question]:
+        """One question about each of :meth:`entities`; relations go round."""
+        ids = self.entities(model)
+        return [q for q in one_per_entity(self.questions.questions) if q.entity_id in ids]
+
+    def among(self, models: Sequence[str] | None = None) -> str:
+        """For captions: which entities those are that experiments were run on."""
+        blind = [name for name in models or self.models if not self.recognised(name)]
+        if not blind:
+            return "entities that the model names from their pictures"
+        if len(blind) == len(models or self.models):
+            return "all entities, since the model names none from its picture"
+        return f"entities that the model names (all, for {', '.join(blind)}, which names none)"
+
+    # --- sweeps ---
+
+    def sweep(self, experiment: Callable[[str, Engine, dict[str, Any]], Any]) -> pd.DataFrame:
+        """Run an experiment on every model and join what comes back.
+
+        ``experiment(model, engine, labels)`` returns a frame, or None where the model does not
+        allow it. ``labels`` go to the experiment's own function (``**labels``). With no frame at
+        all the result is empty.
+        """
+        frames = []
+        for name in self.models:
+            labels = {"labels": {"model": name, "seed": self.seed}, "folder": self.work or None}
+            frame = experiment(name, self.engine(name), labels)
+            if frame is not None and len(frame):
+                frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    # --- records ---
+
+    def recorded(self, file: str, **wanted: Any) -> pd.DataFrame:
+        """The study's records of the book's models in other worlds (seeds).
+
+        ``file`` is "answers", "sweeps" or "recall"; ``wanted`` are values of columns. Empty, with
+        the columns in place, on a page about a given model.
+        """
+        found = records.read_frame(STUDY / f"{file}.parquet")
+        kept = found["model"].isin([*self.models, "backbone"]) & (found["seed"] != self.seed)
+        for column, value in wanted.items():
+            kept &= found[column] == value
+        return found[kept & (not self.given)].reset_index(drop=True)
+
+    def keep(self, *frames: pd.DataFrame) -> None:
+        """Write the chapter's records, and how its models were loaded, where a run looks.
+
+        Nothing is written without a ``work`` folder.
+        """
+        kept = [frame for frame in frames if len(frame)]
+        keep_records(pd.concat(kept, ignore_index=True), self.work, self.chapter, self.pairs)
+
+
+def keep_records(
+    frame: pd.DataFrame, work: str, chapter: str, pairs: Mapping[str, ModelPair] | None = None
+) -> None:
+    """Write a chapter's records, and how its models were loaded; nothing if ``work`` is empty."""
+    if not work:
+        return
+    file = kept_records(work, chapter)
+    records.write_frame(frame, file, {"chapter": chapter})
+    models = []
+    for pair in (pairs or {}).values():
+        models.append(records.ModelEntry.of("vlm", pair.vlm.model, pair.vlm.processor))
+        if pair.llm is not None:
+            models.append(records.ModelEntry.of("llm", pair.llm.model, pair.llm.tokenizer))
+    # Of this process, which is the one that holds the models.
+    records.Manifest.collect(models=models, command="").write(file.with_suffix(".json"))
+
+
+def kept_records(work: str | Path, chapter: str) -> Path:
+    """Where a chapter's records lie in the ``work`` folder of a run."""
+    return Path(work) / f"records-{chapter}.parquet"
+
+
+# --- opening ----------------------------------------------------------------------------------
+
+
+def open_pairs(
+    vlm: str, llm: str, organisms: Sequence[str], seed: int, load: Mapping[str, Any] | None = None
+) -> dict[str, ModelPair]:
+    """Open the pair that a chapter was given, or, with ``vlm`` empty, the book's organisms.
+
+    Prints which models these are and why. Returns pairs by the name that they go by in the
+    chapter's records and figures.
+    """
+    if vlm:
+        pair = load_pair(*locate_pair(vlm, llm or None, seed), **dict(load or {}))
+        print(f"{pair.name}, on {pair.vlm.model.device}, as asked.", *pair.notes)
+        return {pair.vlm.name: pair}
+    print(f"The organisms {', '.join(organisms)}: no model was named.", _could_run(), sep="\n")
+    return {name: load_pair(*locate_pair(name, None, seed)) for name in organisms}
+
+
+def _could_run() -> str:
+    """Say which published pair the GPU here would take, if there is one."""
+    if not torch.cuda.is_available():
+        return "There is no GPU here, and they need none."
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+    # The largest pair that both fit unquantised.
+    fitting = [row for row in ROWS if row.llm and row.fits(memory, pair=True) == "bf16"]
+    if not fitting:
+        return f"The GPU here has {memory:.0f} GB, too little for any pair that is known."
+    row = max(fitting, key=lambda row: row.parameters_b)
+    return (
+        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it. "
+        "It is asked about flags then, unless benchmark says otherwise."
+    )
+
+
+def open_questions(
+    benchmark: str, seed: int, split: str = "", wording: str = "", max_entities: int = 0
+) -> Benchmark:
+    """Open a benchmark and pick questions of it (see :func:`open_study`).
+
+    Raises TwohopError if nothing is left.
+    """
+    _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
+    found = sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
+    by = {"wording": wording}
+    if any(question.split for question in found.questions):
+        by["split"] = split
+    found = found.select(**{key: value for key, value in by.items() if value})
+    found = found.some(max_entities)
+    if not found.questions:
+        raise TwohopError(
+            f"Benchmark {found.name} has no question of split {split!r} in wording {wording!r}; "
+            "pick others."
+        )
+    return found
