@@ -19,7 +19,7 @@ from torch import Tensor
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.edits import CrossPatch, Freeze, Knockout, Row, Write
+from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, Knockout, Write
 from twohop_lib.interventions.splice import TOLERANCE, Engine
 from twohop_lib.models.blocks import hooked
 from twohop_lib.models.loading import Vlm
@@ -139,7 +139,7 @@ def measure(
     entities: int = 8,
     pairs: int = 16,
     reference_runs: int = 0,
-    rows: int = 64,
+    batch_size: int = 64,
 ) -> Timing:
     """Time one kind of work on a model, by engine, by nnsight and by plain hooks.
 
@@ -154,12 +154,12 @@ def measure(
     pictures = [heraldry.picture(world, h).resize((SIDE, SIDE)) for h in world.houses[:entities]]
     chosen = [(i % entities, (i + 1 + i // entities) % entities) for i in range(pairs)]
     prompt = Prompt("by_picture", QUESTION, True)
-    probe = Engine(vlm, rows)
+    probe = Engine(vlm, batch_size)
     probe.logits(plan(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
     held = _held()
     with _Peak() as peak_engine:
         began = time.perf_counter()
-        engine = Engine(vlm, rows)
+        engine = Engine(vlm, batch_size)
         planned = plan(engine, work, prompt, pictures, chosen)
         fast = engine.logits(planned)
         _wait()
@@ -168,8 +168,8 @@ def measure(
     if reference_runs:
         step = max(1, len(planned) // reference_runs)
         some = planned[::step][:reference_runs]
-    index = {id(row): i for i, row in enumerate(planned)}
-    compared = fast[[index[id(row)] for row in some]]
+    index = {id(edit): i for i, edit in enumerate(planned)}
+    compared = fast[[index[id(edit)] for edit in some]]
     slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
     diff = max((a - b).abs().max().item() for a, b in zip(compared, slow, strict=True))
     scale = max(1.0, max(b.abs().max().item() for b in slow))
@@ -184,7 +184,7 @@ def measure(
         model=vlm.name,
         device=_device(vlm),
         dtype=str(vlm.model.dtype).removeprefix("torch."),
-        n_blocks=engine.n,
+        n_blocks=engine.n_blocks,
         d_model=engine.blocks.d_model,
         prompt_tokens=place[0],
         image_tokens=place[1][1] - place[1][0],
@@ -209,80 +209,82 @@ def plan(
     prompt: Prompt,
     pictures: Sequence[Image.Image],
     pairs: Sequence[tuple[int, int]],
-) -> list[Row]:
+) -> list[Edit]:
     """Record the pictures' prompts and return the interventions of one kind of work."""
     both = work in ("cross-patch", "mlp-patch")
     needed = sorted({i for pair in pairs for i in (pair if both else pair[:1])})
-    whole = work in ("freeze", "mlp-patch")
-    made = {i: engine.record(prompt, pictures[i], whole=whole) for i in needed}
-    rows: list[Row] = []
+    from_start = work in ("freeze", "mlp-patch")
+    made = {i: engine.record(prompt, pictures[i], from_start=from_start) for i in needed}
+    edits: list[Edit] = []
     outputs = {}
     if work == "mlp-patch":
-        outputs = {i: hooks.added(engine, r, "mlp", range(engine.n)) for i, r in made.items()}
+        outputs = {
+            i: hooks.activations(engine, r, "mlp", range(engine.n_blocks)) for i, r in made.items()
+        }
     for target, donor in pairs:
         a = made[target]
-        for layer in range(engine.n):
+        for layer in range(engine.n_blocks):
             if work == "cross-patch":
-                rows.append(CrossPatch(a, made[donor], layer))
+                edits.append(CrossPatch(a, made[donor], layer))
             elif work == "mlp-patch":
                 # Four blocks' outputs, at as many positions as a name may have tokens.
                 at = tuple(range(a.span[1] - NAME_TOKENS, a.span[1]))
                 values = {
                     b: outputs[donor][b][list(at)]
-                    for b in range(layer, min(layer + PATCHED_BLOCKS, engine.n))
+                    for b in range(layer, min(layer + PATCHED_BLOCKS, engine.n_blocks))
                 }
-                rows.append(Write(a, "mlp", at, values))
+                edits.append(Write(a, "mlp", at, values))
             elif work == "freeze":
-                rows.append(Freeze(a, min(layer, engine.n * 2 // 3), engine.n * 2 // 3))
+                edits.append(
+                    Freeze(a, min(layer, engine.n_blocks * 2 // 3), engine.n_blocks * 2 // 3)
+                )
             else:
                 queries = a.roles.question + a.roles.last
-                rows.append(Knockout(a, queries, a.roles.image, layer, engine.n))
-    return rows
+                edits.append(Knockout(a, queries, a.roles.image, layer, engine.n_blocks))
+    return edits
 
 
-def _by_nnsight(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
-    """One trace for each intervention; a donor's states are taken once, at all layers."""
-    model, path, found, taken = engine.model, engine.blocks.path, [], {}
-    names = {module: name for name, module in model.named_modules()}
-    for row in rows:
-        target, at = row.target.inputs, list(range(*row.target.span))
-        if isinstance(row, CrossPatch):
-            layers = range(engine.n)
-            if id(row.donor) not in taken:
-                taken[id(row.donor)] = reference.states(model, path, row.donor.inputs, at, layers)
-            state = taken[id(row.donor)][row.layer]
-            found.append(reference.cross_patch(model, path, target, at, [row.layer], [state]))
-        elif isinstance(row, Freeze):
-            found.append(reference.freeze(model, path, target, at, row.layer, row.until))
-        elif isinstance(row, Write):
-            places = [names[engine.blocks.mlp(b)] for b in sorted(row.values)]
-            values = [row.values[b] for b in sorted(row.values)]
-            found.append(reference.mlp_patch(model, places, target, row.positions, values))
+def _by_nnsight(engine: Engine, edits: Sequence[Edit]) -> list[Tensor]:
+    """One trace for each edit; a donor's states are taken once, at all layers."""
+    blocks, found, taken = engine.blocks, [], {}
+    for edit in edits:
+        target, at = edit.target.inputs, list(range(*edit.target.span))
+        if isinstance(edit, CrossPatch):
+            if id(edit.donor) not in taken:
+                every = range(engine.n_blocks)
+                taken[id(edit.donor)] = reference.states(blocks, edit.donor.inputs, at, every)
+            donor = {edit.layer: taken[id(edit.donor)][edit.layer]}
+            found.append(reference.cross_patch(blocks, target, at, donor))
+        elif isinstance(edit, Freeze):
+            found.append(reference.freeze(blocks, target, at, edit.layer, edit.until))
+        elif isinstance(edit, Write):
+            found.append(reference.mlp_patch(blocks, target, edit.positions, edit.values))
         else:
-            edge = (row.queries, row.keys, row.start, row.stop)
-            found.append(reference.knockout(model, path, target, *edge))
+            edge = (edit.queries, edit.keys, edit.start, edit.stop)
+            found.append(reference.knockout(blocks, target, *edge))
     return found
 
 
-def _by_hooks(engine: Engine, rows: Sequence[Row]) -> list[Tensor]:
-    """One run with a plain hook for each intervention; a donor's states are taken once."""
+def _by_hooks(engine: Engine, edits: Sequence[Edit]) -> list[Tensor]:
+    """One run with a plain hook for each edit; a donor's states are taken once."""
     found, taken = [], {}
-    for row in rows:
-        if not isinstance(row, CrossPatch):
-            found.append(hooks.logits(engine, row))
+    for edit in edits:
+        if not isinstance(edit, CrossPatch):
+            found.append(hooks.logits(engine, edit))
             continue
-        if id(row.donor) not in taken:
-            taken[id(row.donor)] = hooks.states(engine, row.donor, list(range(engine.n)))
-        start, stop = row.target.span
-        state = taken[id(row.donor)][row.layer]
+        if id(edit.donor) not in taken:
+            every = range(engine.n_blocks)
+            taken[id(edit.donor)] = hooks.activations(engine, edit.donor, "resid", every)
+        span = slice(*edit.target.span)
+        state = taken[id(edit.donor)][edit.layer][span]
 
-        def write(x: Tensor, state: Tensor = state, start: int = start, stop: int = stop) -> Tensor:
+        def write(x: Tensor, state: Tensor = state, span: slice = span) -> Tensor:
             x = x.clone()
-            x[:, start:stop] = state
+            x[:, span] = state
             return x
 
-        with torch.inference_mode(), hooked({engine.blocks.blocks[row.layer]: write}):
-            found.append(engine.model(**row.target.inputs, use_cache=False).logits[0, -1].float())
+        with torch.inference_mode(), hooked({engine.blocks.blocks[edit.layer]: write}):
+            found.append(engine.model(**edit.target.inputs, use_cache=False).logits[0, -1].float())
     return found
 
 

@@ -92,6 +92,7 @@ from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.freeze import freeze
 from twohop_lib.interventions.knockout import edge_positions, knockout
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.organisms import STUDY, suited_benchmark
@@ -161,9 +162,7 @@ tokenizer = pairs[name].vlm.tokenizer
 
 # %%
 def knocked_out(model, start: int, stop: int) -> torch.Tensor:
-    blocks, n = model, target.n
-    for part in engine.blocks.path.split("."):
-        blocks = getattr(blocks, part)
+    blocks, n = decoder_blocks(model, engine.blocks), target.n
     lowest = torch.finfo(engine.model.dtype).min
     mask = torch.full((n, n), lowest, device=engine.model.device).triu(1)
     mask[torch.tensor(queries)[:, None], torch.tensor(keys)] = lowest
@@ -182,9 +181,12 @@ def knocked_out(model, start: int, stop: int) -> torch.Tensor:
 if keys:  # a picture shown through cross-attention has no key positions
     traced = NNsight(pairs[name].vlm.model)
     print(f"shown: {asked[name][0].entity}")
-    for b in range(0, engine.n + 1, max(1, engine.n // 8)):
+    for b in range(0, engine.n_blocks + 1, max(1, engine.n_blocks // 8)):
         p, first = (
-            knocked_out(traced, b, engine.n).float().softmax(-1).max(-1)
+            knocked_out(traced, b, engine.n_blocks)
+            .float()
+            .softmax(-1)
+            .max(-1)
         )
         print(
             f"cut from block {b} upwards: {tokenizer.decode(first)} … (p = {p:.2f})"
@@ -213,7 +215,7 @@ for name, pair in pairs.items():
                 modes=(
                     ("below", 0),
                     ("above", 0),
-                    ("window", max(1, engine.n // 4)),
+                    ("window", max(1, engine.n_blocks // 4)),
                 ),
                 labels={"model": name, "seed": seed},
                 folder=work or None,
@@ -247,7 +249,7 @@ for name, pair in pairs.items():
                 engine,
                 questions,
                 asked[name],
-                until=[engine.n - 1],
+                until=[engine.n_blocks - 1],
                 labels=labels,
                 folder=work or None,
             )
@@ -542,9 +544,9 @@ control["blank picture"] = blank.groupby("model")["correct"].mean()
 control.style.format("{:.1%}")
 
 # %%
-swept.groupby(["model", "path"])["unchanged"].agg(["count"]).rename(
-    columns={"count": "answers"}
-)
+swept.groupby(["model", "computation"])["unchanged"].agg(
+    ["count"]
+).rename(columns={"count": "answers"})
 
 # %% [markdown]
 # ## What the papers report, and how this differs

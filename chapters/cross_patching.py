@@ -102,6 +102,7 @@ from twohop_lib.interventions.cross_patch import (
     part_patch,
 )
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import NothingLeft, Recorder
 from twohop_lib.organisms import STUDY, suited_benchmark
@@ -174,9 +175,7 @@ print(
 
 # %%
 def patched(model, layer: int) -> torch.Tensor:
-    blocks = model
-    for part in engine.blocks.path.split("."):
-        blocks = getattr(blocks, part)
+    blocks = decoder_blocks(model, engine.blocks)
     with torch.no_grad(), model.trace(**donor.inputs, use_cache=False):
         state = blocks[layer].input[:, image].clone().save()
     with torch.no_grad(), model.trace(**target.inputs, use_cache=False):
@@ -187,7 +186,7 @@ def patched(model, layer: int) -> torch.Tensor:
 
 if image:  # a picture shown through cross-attention has no positions here
     traced = NNsight(pairs[name].vlm.model)
-    for layer in range(0, engine.n, max(1, engine.n // 8)):
+    for layer in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
         p, first = patched(traced, layer).float().softmax(-1).max(-1)
         print(f"layer {layer}: {tokenizer.decode(first)} … (p = {p:.2f})")
 
@@ -196,7 +195,7 @@ if image:  # a picture shown through cross-attention has no positions here
 # the layer all is as in the target's run, and behind it the picture's keys and values are those of
 # the donor's. So only the words behind the picture are run again, from the patched layer on, with
 # all layers and donors as rows of one batch. Where that is not exact for a model, it runs whole
-# runs and says so (column `path` below). In cross-attention models, the picture's keys and values
+# runs and says so (column `computation` below). In cross-attention models, the picture's keys and values
 # from the patched layer on are the donor's.
 
 # %% [markdown]
@@ -373,9 +372,11 @@ show(
 # is given where the answer does not turn from one to the other.
 
 # %%
-n_blocks = {name: Engine(pair.vlm).n for name, pair in pairs.items()}
+n_blocks = {
+    name: Engine(pair.vlm).n_blocks for name, pair in pairs.items()
+}
 if named:
-    n_blocks["backbone"] = Engine(backbone).n
+    n_blocks["backbone"] = Engine(backbone).n_blocks
 table = pd.concat(
     [
         depth.switches(part, "balance", n_blocks=n_blocks).assign(
@@ -510,7 +511,7 @@ ends.assign(
     .eq(0)
     .map({True: "from layer 0", False: "from the top"})
 )[ends["task"] == "identify"].groupby(
-    ["model", "path", "patched"], sort=False
+    ["model", "computation", "patched"], sort=False
 )["says"].value_counts().unstack(fill_value=0)
 
 # %% [markdown]
@@ -531,7 +532,9 @@ for name, pair in pairs.items():
             engine,
             questions,
             chosen,
-            bands=[(layer, layer + 2) for layer in range(engine.n - 1)],
+            bands=[
+                (layer, layer + 2) for layer in range(engine.n_blocks - 1)
+            ],
             labels={"model": name, "seed": seed},
             folder=work or None,
         )

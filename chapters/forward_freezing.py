@@ -88,6 +88,7 @@ from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.freeze import freeze, freeze_ends
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.models.blocks import UnsupportedSite
@@ -150,7 +151,7 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = Engine(pairs[name].vlm, rows)
-record = Recorder(engine, questions, "identify", True, 8, whole=True)
+record = Recorder(engine, questions, "identify", True, 8, from_start=True)
 target = record(asked[name][0])
 image = list(range(*target.span))
 tokenizer = pairs[name].vlm.tokenizer
@@ -158,9 +159,7 @@ tokenizer = pairs[name].vlm.tokenizer
 
 # %%
 def frozen(model, k: int, last: int) -> torch.Tensor:
-    blocks = model
-    for part in engine.blocks.path.split("."):
-        blocks = getattr(blocks, part)
+    blocks = decoder_blocks(model, engine.blocks)
     with torch.no_grad(), model.trace(**target.inputs, use_cache=False):
         held = blocks[k].input[:, image].clone()
         for block in range(k + 1, last + 1):
@@ -174,9 +173,12 @@ if (
 ):  # a picture shown through cross-attention has no positions to freeze
     traced = NNsight(pairs[name].vlm.model)
     print(f"shown: {asked[name][0].entity}")
-    for k in range(0, engine.n, max(1, engine.n // 8)):
+    for k in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
         p, first = (
-            frozen(traced, k, engine.n - 1).float().softmax(-1).max(-1)
+            frozen(traced, k, engine.n_blocks - 1)
+            .float()
+            .softmax(-1)
+            .max(-1)
         )
         print(
             f"frozen at resid[{k}]: {tokenizer.decode(first)} … (p = {p:.2f})"
@@ -210,7 +212,7 @@ for name, pair in pairs.items():
     crossed["depth"] = depth.undisturbed(crossed)
     crossed["balance"] = depth.balance(crossed)
     turn = depth.switch(crossed, "balance").estimate
-    ends[name] = freeze_ends(engine.n, turn)
+    ends[name] = freeze_ends(engine.n_blocks, turn)
     for task in ("identify", "fact"):
         swept.append(
             freeze(
@@ -233,7 +235,7 @@ if skipped:
 backbone = next(iter(pairs.values())).llm
 if backbone is not None:
     engine = Engine(backbone, rows)
-    ends["backbone"] = freeze_ends(engine.n)
+    ends["backbone"] = freeze_ends(engine.n_blocks)
     for task in ("identify", "fact"):
         swept.append(
             freeze(
@@ -541,7 +543,7 @@ by_world.pivot(
 edges = swept[(swept["layer"] == 0) | (swept["layer"] == swept["until"])]
 edges.assign(
     frozen=edges["layer"].eq(0).map({True: "k = 0", False: "k = T"})
-).groupby(["model", "path", "frozen"])["unchanged"].agg(
+).groupby(["model", "computation", "frozen"])["unchanged"].agg(
     ["mean", "count"]
 ).style.format({"mean": "{:.1%}"})
 

@@ -100,6 +100,7 @@ from twohop_lib.interventions import hooks
 from twohop_lib.interventions.back_patch import back_patch
 from twohop_lib.interventions.mlp_patch import mlp_patch
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.reference import traced_module
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import (
     Recorder,
@@ -169,24 +170,23 @@ engine, llm_engine = (
     Engine(pairs[name].backbone, rows),
 )
 question = asked[name][0]
-target = Recorder(engine, questions, "fact", True, 8, whole=True)(
+target = Recorder(engine, questions, "fact", True, 8, from_start=True)(
     question
 )
 named = named_recording(llm_engine, question)
-early = max(2, llm_engine.n // 4)
-mlp_out = hooks.added(llm_engine, named, "mlp", range(early))
+early = max(2, llm_engine.n_blocks // 4)
+mlp_out = hooks.activations(llm_engine, named, "mlp", range(early))
 at = receiving(engine, target)[-len(named.roles.entity) :]
 names = list(named.roles.entity)[-len(at) :]
 
 # %%
-paths = {module: path for path, module in engine.model.named_modules()}
 own = own_blocks(engine)
 model = NNsight(engine.model)
 with model.trace(**target.inputs, use_cache=False):
     for block in range(early):
-        mlp = model
-        for part in paths[engine.blocks.mlp(own[block])].split("."):
-            mlp = getattr(mlp, part)
+        mlp = traced_module(
+            model, engine.blocks, engine.blocks.mlp(own[block])
+        )
         mlp.output[0, list(at)] = mlp_out[block][names]
     logits = model.output.logits[0, -1].save()
 tokenizer = pairs[name].vlm.tokenizer
@@ -550,7 +550,9 @@ print(
         for model, pair in routes.items()
     },
 )
-patched.groupby(["model", "path"]).size().rename("answers").to_frame()
+patched.groupby(["model", "computation"]).size().rename(
+    "answers"
+).to_frame()
 
 # %% [markdown]
 # ## What the papers report, and how this differs

@@ -279,9 +279,11 @@ for name, pair in pairs.items():
         picture = tuple(range(*run.span))
         edges = {
             "nothing cut": Knockout(run, last, (), 0, 0),
-            "last→image": Knockout(run, last, picture, 0, engine.n),
+            "last→image": Knockout(
+                run, last, picture, 0, engine.n_blocks
+            ),
             "last→name": Knockout(
-                run, last, run.roles.entity, 0, engine.n
+                run, last, run.roles.entity, 0, engine.n_blocks
             ),
         }
         # The given name stands behind the picture, so it is cut among the later positions.

@@ -94,6 +94,7 @@ from twohop_lib.chapter.study import (
 )
 from twohop_lib.figures import sweep_charts
 from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import Recorder, own_blocks, receiving
 from twohop_lib.organisms import STUDY, suited_benchmark
@@ -163,17 +164,17 @@ print(f"{len(houses)} entities to map, half of them to fit on")
 # %%
 name = "middle" if "middle" in pairs else models[0]
 engine = engines[name]
-shown = Recorder(engine, everyone, "identify", True, 0, whole=True)(
+shown = Recorder(engine, everyone, "identify", True, 0, from_start=True)(
     houses[0]
 )
 at = receiving(engine, shown)[-1]
 traced = NNsight(engine.model)
-blocks = traced
-for part in engine.blocks.path.split("."):
-    blocks = getattr(blocks, part)
+blocks = decoder_blocks(traced, engine.blocks)
 with traced.trace(**shown.inputs, use_cache=False):
     early = blocks[0].input[0, at].clone().save()
-    later = blocks[min(2, engine.n - 1)].input[0, at].clone().save()
+    later = (
+        blocks[min(2, engine.n_blocks - 1)].input[0, at].clone().save()
+    )
 print(f"{houses[0].entity}: resid[0] and resid[2] at position {at}:")
 print(
     f"norms {early.norm():.1f} and {later.norm():.1f}, "
@@ -184,14 +185,14 @@ print(
 # ## The sweep
 
 # %%
-s_main = max(2, backbone.n // 4)
+s_main = max(2, backbone.n_blocks // 4)
 names = probes.name_states(backbone, houses)[:, s_main]
 fit, test = probes.halves(len(houses))
 ids = [houses[i].entity_id for i in test]
 likeness, shuffled = [], []
 for name, engine in engines.items():
     images = probes.image_states(engine, everyone, houses)["image"][:, 0]
-    own = [*own_blocks(engine), engine.n]
+    own = [*own_blocks(engine), engine.n_blocks]
     for into, mixed in ((likeness, False), (shuffled, True)):
         found = probes.name_likeness(
             images[:, own], names, shuffled=mixed

@@ -107,6 +107,7 @@ from twohop_lib.interventions.pairs import (
     pairs_for,
     prompt_of,
 )
+from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import (
     Recorder,
@@ -183,21 +184,19 @@ question = chosen[0].target
 text = question.question_by_name.replace(question.entity, word)
 print(text, "←", question.entity, "→", question.answers[0])
 empty = backbone.record(
-    Prompt("by_name", text, False), None, word, whole=True
+    Prompt("by_name", text, False), None, word, from_start=True
 )
 named = named_recording(backbone, question)
-s_main = max(2, backbone.n // 4)
-state = hooks.added(backbone, named, "resid", [s_main])[s_main]
+s_main = max(2, backbone.n_blocks // 4)
+state = hooks.activations(backbone, named, "resid", [s_main])[s_main]
 state = state[named.roles.entity[-1]]
 at = empty.roles.entity[-1]
 
 # %%
 traced = NNsight(backbone.model)
 tokenizer = pair.backbone.tokenizer
-for layer in range(s_main, backbone.n):
-    blocks = traced
-    for part in backbone.blocks.path.split("."):
-        blocks = getattr(blocks, part)
+for layer in range(s_main, backbone.n_blocks):
+    blocks = decoder_blocks(traced, backbone.blocks)
     with traced.trace(**empty.inputs, use_cache=False):
         blocks[layer].input[0, at] = state
         logits = traced.output.logits[0, -1].save()
@@ -266,7 +265,7 @@ for name, engine in engines.items():
 scored = pd.concat(scored, ignore_index=True)
 
 # %%
-states = sorted({1, s_main, min(3, backbone.n - 1)})
+states = sorted({1, s_main, min(3, backbone.n_blocks - 1)})
 late_write = deadline(
     backbone,
     questions,
@@ -421,7 +420,7 @@ arrivals = []
 for name in pairs:
     engine = engines[name]
     images = probes.image_states(engine, everyone, houses)["image"][:, 0]
-    own_ = [*own_blocks(engine), engine.n]
+    own_ = [*own_blocks(engine), engine.n_blocks]
     found = probes.name_likeness(images[:, own_], name_states)
     _, test = probes.halves(len(houses))
     found = probes.tidy(found, [houses[i].entity_id for i in test])
@@ -592,12 +591,12 @@ def shares(scores):
     above = scores.assign(score=scores["score"].clip(lower=0))
     name = above[above["role"] == "entity"]
     early = (name["component"] == "mlp") & (
-        name["block"] < backbone.n / 2
+        name["block"] < backbone.n_blocks / 2
     )
     last = above[
         (above["role"] == "last") & (above["component"] == "attn")
     ]
-    late = last["block"] >= backbone.n / 2 - 1
+    late = last["block"] >= backbone.n_blocks / 2 - 1
     return (
         name["score"][early].sum() / name["score"].sum(),
         last["score"][late].sum() / last["score"].sum(),
@@ -697,7 +696,7 @@ glue(
     "An entity's state that arrives at layer "
     f"{s_main} of its backbone is turned into its fact in {100 * main.iloc[0]:.0f} % of cases; "
     f"half of them are gone at layer "
-    f"{'none' if turn.estimate is None else f'{turn.estimate:.1f}'} of {backbone.n}.",
+    f"{'none' if turn.estimate is None else f'{turn.estimate:.1f}'} of {backbone.n_blocks}.",
 )
 
 # %% [markdown]

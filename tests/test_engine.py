@@ -67,15 +67,15 @@ def expected_way(name):
 
 def test_cross_patches_are_those_of_whole_runs(recorded):
     name, engine, a, b = recorded
-    rows = [CrossPatch(a, b, layer) for layer in range(engine.n + 1)]
-    rows += [CrossPatch(a, b, 0, 1), CrossPatch(b, a, 1, engine.n - 1)]
-    assert engine.path(rows[0]) == expected_way(name)
+    rows = [CrossPatch(a, b, layer) for layer in range(engine.n_blocks + 1)]
+    rows += [CrossPatch(a, b, 0, 1), CrossPatch(b, a, 1, engine.n_blocks - 1)]
+    assert engine.computation(rows[0]) == expected_way(name)
     slow = assert_same(engine, rows)
     # The controls, and that the picture matters at all.
     assert (slow[0] - b.logits).abs().max() < 1e-4
-    assert (slow[engine.n] - a.logits).abs().max() < 1e-4
+    assert (slow[engine.n_blocks] - a.logits).abs().max() < 1e-4
     assert (a.logits - b.logits).abs().max() > 0.1
-    itself = [CrossPatch(a, a, layer) for layer in range(engine.n)]
+    itself = [CrossPatch(a, a, layer) for layer in range(engine.n_blocks)]
     assert (engine.logits(itself) - a.logits).abs().max() < 1e-4
 
 
@@ -83,31 +83,29 @@ def test_cross_patches_are_those_of_nnsight(recorded):
     _, engine, a, b = recorded
     if engine.site.kind != "stream":
         pytest.skip("the reference form shown in the chapters is about pictures in the stream")
-    at, where = range(*a.span), engine.blocks.path
-    fast = engine.logits([CrossPatch(a, b, layer) for layer in range(engine.n)])
-    for layer in range(engine.n):
+    at = range(*a.span)
+    fast = engine.logits([CrossPatch(a, b, layer) for layer in range(engine.n_blocks)])
+    for layer in range(engine.n_blocks):
         layers = [layer, *(late for late in engine.site.late if late > layer)]
-        donor = reference.states(engine.model, where, b.inputs, at, layers)
-        slow = reference.cross_patch(engine.model, where, a.inputs, at, layers, donor)
+        donor = reference.states(engine.blocks, b.inputs, at, layers)
+        slow = reference.cross_patch(engine.blocks, a.inputs, at, donor)
         assert (fast[layer] - slow).abs().max() <= 1e-4
 
 
 def test_freezing_is_that_of_whole_runs_and_of_nnsight(recorded):
     name, engine, a, _ = recorded
-    ends = (engine.n - 1, engine.n // 2)
+    ends = (engine.n_blocks - 1, engine.n_blocks // 2)
     rows = [Freeze(a, layer, until) for until in ends for layer in range(until + 1)]
     if engine.site.kind != "stream":
         with pytest.raises(UnsupportedSite, match="no positions in the stream"):
             engine.logits(rows)
         return
     slow = assert_same(engine, rows)
-    assert engine.path(rows[0]) == expected_way(name)
+    assert engine.computation(rows[0]) == expected_way(name)
     assert (slow[0] - a.logits).abs().max() > 0.01
     at = range(*a.span)
     for row, wanted in zip(rows, slow, strict=True):
-        traced = reference.freeze(
-            engine.model, engine.blocks.path, a.inputs, at, row.layer, row.until
-        )
+        traced = reference.freeze(engine.blocks, a.inputs, at, row.layer, row.until)
         assert (traced - wanted).abs().max() <= 1e-4
         if row.layer == row.until:
             assert (wanted - a.logits).abs().max() < 1e-4
@@ -117,32 +115,32 @@ def test_knockouts_are_those_of_whole_runs_and_of_nnsight(recorded):
     name, engine, a, _ = recorded
     behind, last = a.roles.question, a.roles.last
     picture_keys = tuple(range(*a.span))
-    spans = [(0, engine.n), (0, 1), (engine.n // 2, engine.n), (1, 2), (2, 2)]
+    spans = [(0, engine.n_blocks), (0, 1), (engine.n_blocks // 2, engine.n_blocks), (1, 2), (2, 2)]
     rows = [
         Knockout(a, queries, keys, *span)
         for queries, keys in ((behind + last, picture_keys), (last, picture_keys), (last, behind))
         for span in spans
     ]
     slow = assert_same(engine, rows)
-    assert engine.path(rows[0]) == expected_way(name)
+    assert engine.computation(rows[0]) == expected_way(name)
     assert (slow[0] - a.logits).abs().max() > 0.1
     for row, wanted in zip(rows, slow, strict=True):
         if row.start == row.stop:
             assert (wanted - a.logits).abs().max() < 1e-4
         if row.keys:
             edge = (row.queries, row.keys, row.start, row.stop)
-            traced = reference.knockout(engine.model, engine.blocks.path, a.inputs, *edge)
+            traced = reference.knockout(engine.blocks, a.inputs, *edge)
             assert (traced - wanted).abs().max() <= 1e-4
 
 
 def test_writes_are_those_of_whole_runs(recorded):
     name, engine, a, b = recorded
-    own = [block for block in range(engine.n) if block not in engine.blocks.cross]
+    own = [block for block in range(engine.n_blocks) if block not in engine.blocks.cross]
     start, stop = a.span if a.span[1] else (2, 4)
     places = [(stop - 1,), tuple(range(start, stop)), (a.n - 2, a.n - 1)]
     rows, noops = [], []
     for site in ("resid", "mlp", "attn"):
-        theirs, ours = (hooks.added(engine, x, site, own) for x in (b, a))
+        theirs, ours = (hooks.activations(engine, x, site, own) for x in (b, a))
         for positions in places:
             for blocks in (own[:2], own[1:2], own[-1:]):
                 at = list(positions)
@@ -153,7 +151,7 @@ def test_writes_are_those_of_whole_runs(recorded):
     # Where the picture's own positions read each other both ways, or more of the picture is added
     # above, a write within the picture is a whole run.
     if name not in ("qwen3_vl", "gemma3"):
-        assert engine.path(rows[0]) == expected_way(name)
+        assert engine.computation(rows[0]) == expected_way(name)
     assert (slow - a.logits).abs().max() > 0.01
     assert (engine.logits(noops) - a.logits).abs().max() < 1e-4
 
@@ -163,7 +161,7 @@ def test_cut_off_from_the_picture_everywhere_another_picture_changes_nothing(rec
     if engine.site.kind != "stream" or recorded[0] in WHOLE_RUNS:
         pytest.skip("text before or within the picture reads it in these models")
     behind, keys = a.roles.question + a.roles.last, tuple(range(*a.span))
-    both = engine.logits([Knockout(x, behind, keys, 0, engine.n) for x in (a, b)])
+    both = engine.logits([Knockout(x, behind, keys, 0, engine.n_blocks) for x in (a, b)])
     assert (both[0] - both[1]).abs().max() < 1e-5
 
 
@@ -172,16 +170,16 @@ def test_rows_do_not_depend_on_what_they_are_run_with(recorded):
     rows = [
         CrossPatch(a, b, 1),
         CrossPatch(b, a, 2),
-        CrossPatch(a, b, engine.n),
+        CrossPatch(a, b, engine.n_blocks),
         CrossPatch(b, b, 0),
     ]
     alone = torch.stack([engine.logits([row])[0] for row in rows])
     assert (engine.logits(rows) - alone).abs().max() < 1e-4
-    engine.rows, was = 2, engine.rows
+    engine.batch_size, was = 2, engine.batch_size
     try:
         assert (engine.logits(rows) - alone).abs().max() < 1e-4
     finally:
-        engine.rows = was
+        engine.batch_size = was
 
 
 # --- broken on purpose ------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def test_a_splice_one_layer_off_is_not_used(late, monkeypatch):
     engine, a, b = late
     right = CrossPatch.source
     monkeypatch.setattr(CrossPatch, "source", lambda row, block: right(row, block - 1))
-    assert engine.path(CrossPatch(a, b, 3)) == "reference"
+    assert engine.computation(CrossPatch(a, b, 3)) == "reference"
     row = CrossPatch(a, b, 3)
     assert torch.equal(engine.logits([row])[0], hooks.logits(engine, row))
     assert (engine._spliced([row], 0)[0][0] - hooks.logits(engine, row)).abs().max() > 1e-3
@@ -207,7 +205,7 @@ def test_a_splice_one_layer_off_is_not_used(late, monkeypatch):
 def test_a_splice_at_the_wrong_positions_is_not_used(late, monkeypatch):
     engine, a, b = late
     monkeypatch.setattr(CrossPatch, "since", property(lambda row: row.target.span[1] + 1))
-    assert engine.path(CrossPatch(a, b, 3)) == "reference"
+    assert engine.computation(CrossPatch(a, b, 3)) == "reference"
 
 
 def test_stale_positions_are_not_used(late, monkeypatch):
@@ -220,7 +218,7 @@ def test_stale_positions_are_not_used(late, monkeypatch):
         return right(value, name, total, lo, hi)
 
     monkeypatch.setattr(engines, "between", stale)
-    assert engine.path(CrossPatch(a, b, 3)) == "reference"
+    assert engine.computation(CrossPatch(a, b, 3)) == "reference"
 
 
 def test_a_stale_position_in_the_answer_alone_is_not_used(tmp_path, monkeypatch):
@@ -235,7 +233,7 @@ def test_a_stale_position_in_the_answer_alone_is_not_used(tmp_path, monkeypatch)
         return right(value, name, total, lo - by, hi - by)
 
     monkeypatch.setattr(engines, "between", stale)
-    assert engine.path(CrossPatch(a, b, 1)) == "reference"
+    assert engine.computation(CrossPatch(a, b, 1)) == "reference"
 
 
 def test_a_frozen_stream_of_another_layer_is_not_used(late, monkeypatch):
@@ -244,7 +242,7 @@ def test_a_frozen_stream_of_another_layer_is_not_used(late, monkeypatch):
     monkeypatch.setattr(
         type(a), "stream", lambda self, layer, since: right(self, max(0, layer - 1), since)
     )
-    assert engine.path(Freeze(a, 2, 5)) == "reference"
+    assert engine.computation(Freeze(a, 2, 5)) == "reference"
 
 
 # --- a planted model --------------------------------------------------------------------------
@@ -263,7 +261,7 @@ def planted(read_at: int):
 def test_the_depth_of_a_planted_model_is_found_by_all_three(read_at):
     engine = planted(read_at)
     a, b = (engine.record(ASKED, picture(seed), None, 0, True) for seed in (1, 2))
-    s, n = read_at + 1, engine.n  # Blocks 0 … read_at have to read the picture.
+    s, n = read_at + 1, engine.n_blocks  # Blocks 0 … read_at have to read the picture.
 
     def undisturbed(rows):
         moved = (engine.logits(rows) - a.logits).abs().amax(-1)
@@ -291,8 +289,8 @@ def test_names_are_patched_in_text_as_pictures_are():
         for name in names
     )
     assert a.span == b.span and a.span[1] - a.span[0] == 3
-    rows = [CrossPatch(a, b, layer) for layer in range(engine.n + 1)]
-    assert engine.path(rows[0]) == "splice"
+    rows = [CrossPatch(a, b, layer) for layer in range(engine.n_blocks + 1)]
+    assert engine.computation(rows[0]) == "splice"
     slow = assert_same(engine, rows)
     assert (slow[0] - b.logits).abs().max() < 1e-4
     said = engine.answers(rows, ROOM)[1]
@@ -314,9 +312,9 @@ def test_what_does_not_fit_together_is_refused(late):
     with pytest.raises(TwohopError, match="not among the 8"):
         engine.logits([Knockout(a, (20,), (5,), 3, 9)])
     short = engine.record(ASKED, picture(1), None, 2)
-    with pytest.raises(TwohopError, match="leaves no room"):
+    with pytest.raises(TwohopError, match="too few positions"):
         engine.answers([CrossPatch(short, short, 1)], ROOM)
-    with pytest.raises(TwohopError, match="record it with whole=True"):
+    with pytest.raises(TwohopError, match="record it from_start"):
         engine.logits([Freeze(short, 1, 3)])
     with pytest.raises(TwohopError, match="shows no picture and names no entity"):
         engine.record(Prompt("by_name", "Who founded it?", False))
@@ -324,7 +322,7 @@ def test_what_does_not_fit_together_is_refused(late):
 
 def test_memory_that_runs_out_halves_the_batch(late, monkeypatch):
     engine, a, b = late
-    rows = [CrossPatch(a, b, layer) for layer in range(engine.n)]
+    rows = [CrossPatch(a, b, layer) for layer in range(engine.n_blocks)]
     wanted, right, sizes = engine.logits(rows), Engine._run, []
 
     def tight(self, part, length):

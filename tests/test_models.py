@@ -60,7 +60,7 @@ def test_every_check_holds_and_random_weights_are_told(family, world):
     assert {name: c for name, c in report.checks.items() if not c.ok} == {}
     assert report.untrained and report.surprise > 0.9
     assert report.drift == (None if pair.llm is None else 0)
-    assert report.n_blocks == Blocks.of(pair.vlm.model).n
+    assert report.n_blocks == Blocks.of(pair.vlm.model).n_blocks
     json.dumps(report.json())
 
 
@@ -69,7 +69,7 @@ def test_blocks_add_attention_and_mlp_to_the_stream(family):
     blocks = Blocks.of(pair.vlm.model)
     inputs = encoded(pair.vlm)
     stream, left, parts = {}, {}, {}
-    own = [b for b in range(blocks.n) if b not in blocks.cross]
+    own = [b for b in range(blocks.n_blocks) if b not in blocks.cross]
     before = {blocks.blocks[b]: lambda x, b=b: stream.update({b: x.clone()}) for b in own}
     after = {blocks.blocks[b]: lambda x, b=b: left.update({b: x.clone()}) for b in own}
     for b in own:
@@ -233,7 +233,7 @@ def test_a_patch_one_layer_off_is_caught(late, world, monkeypatch):
         monkeypatch,
         "_sites",
         lambda self, depth: (
-            right(self, depth + 1) if depth + 1 < self.blocks.n else right(self, depth)
+            right(self, depth + 1) if depth + 1 < self.blocks.n_blocks else right(self, depth)
         ),
     )
     assert found == ["full_patch"]
@@ -325,7 +325,12 @@ def test_a_name_that_is_not_there_is_refused(late):
 def test_a_text_models_blocks_are_found_too():
     llm = load_llm(path("backbone"))
     blocks = Blocks.of(llm.model)
-    assert (blocks.path, blocks.n, blocks.d_model, blocks.cross) == ("model.layers", 8, 128, ())
+    assert (blocks.name, blocks.n_blocks, blocks.d_model, blocks.cross) == (
+        "model.layers",
+        8,
+        128,
+        (),
+    )
 
 
 def test_a_model_that_is_no_decoder_is_refused():
@@ -341,7 +346,7 @@ def test_a_model_that_is_no_decoder_is_refused():
 def test_parts_that_do_not_add_up_are_not_guessed(late):
     blocks = Blocks.of(late.vlm.model)
     with pytest.raises(UnsupportedSite, match="use the residual stream"):
-        replace(blocks, mlps=(None,) * blocks.n).mlp(3)
+        replace(blocks, mlps=(None,) * blocks.n_blocks).mlp(3)
 
 
 # --- the command ------------------------------------------------------------------------------

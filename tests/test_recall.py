@@ -83,7 +83,7 @@ def test_attribution_goes_with_true_patching(backbone, contrast):
     places = [
         (kind, b, at)
         for kind in attribution.COMPONENTS
-        for b in range(backbone.n)
+        for b in range(backbone.n_blocks)
         for at in (contrast.corrupt.roles.entity[-1], contrast.corrupt.n - 1)
     ]
     true = attribution.true_effects(backbone, contrast, places)
@@ -181,8 +181,10 @@ def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, wo
 
 
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
-    right = hooks.added
-    monkeypatch.setattr(hooks, "added", lambda *a: {k: v.roll(1, 0) for k, v in right(*a).items()})
+    right = hooks.activations
+    monkeypatch.setattr(
+        hooks, "activations", lambda *a: {k: v.roll(1, 0) for k, v in right(*a).items()}
+    )
     with pytest.raises(ControlFailed, match="written where it comes from"):
         deadline(backbone, world, pairs[:1])
 
@@ -225,7 +227,7 @@ def test_the_lens_at_the_top_is_the_models_output(world):
     engine = Engine(load_vlm(path("early"), device="cpu"))
     asked = one_per_entity(world.questions)[:3]
     lens = probes.logit_lens(engine, world, asked)
-    top = lens[lens["layer"] == engine.n]
+    top = lens[lens["layer"] == engine.n_blocks]
     for question, row in zip(asked, top.itertuples(), strict=True):
         prompt = prompt_of(question, "fact", True)
         made = engine.record(prompt, world.image(question).convert("RGB"))
@@ -248,7 +250,7 @@ def test_every_operation_runs_on_every_family_or_says_why_not(family, world, tmp
     states = deadline(llm, world, some, states=(1,), length=3)
     assert set(states["arm"]) == {"entity", "wrong entity", "nothing"}
     images = probes.image_states(engine, world, asked[:2], views=(0, 1))
-    assert images["image"].shape[:3] == (2, 2, engine.n + 1)
+    assert images["image"].shape[:3] == (2, 2, engine.n_blocks + 1)
     record = Recorder(engine, world, "fact", True, 0)
     runs = [record(asked[0]), record(asked[1], asked[0])]
     table = attribution.scores(engine, attribution.Contrast(*runs, 5, 6))

@@ -95,12 +95,14 @@ def test_a_donor_of_another_type_is_drawn_where_there_is_one(late, world):
 
 def test_a_cross_patch_goes_from_the_donor_to_the_target(late, crossed):
     pairs, frame = crossed
-    assert len(frame) == len(pairs) * (late.n + 1)
-    assert set(frame["path"]) == {"splice"}
+    assert len(frame) == len(pairs) * (late.n_blocks + 1)
+    assert set(frame["computation"]) == {"splice"}
     ends = frame.set_index("layer")
-    assert set(ends.loc[0, "says"]) == {"donor"} and set(ends.loc[late.n, "says"]) == {"target"}
+    assert set(ends.loc[0, "says"]) == {"donor"} and set(ends.loc[late.n_blocks, "says"]) == {
+        "target"
+    }
     assert ends.loc[0, "calibrated"].to_numpy(float) == pytest.approx(1, abs=1e-4)
-    assert ends.loc[late.n, "calibrated"].to_numpy(float) == pytest.approx(0, abs=1e-4)
+    assert ends.loc[late.n_blocks, "calibrated"].to_numpy(float) == pytest.approx(0, abs=1e-4)
     records.validate(frame)
 
 
@@ -129,7 +131,7 @@ def test_a_sweep_is_stored_and_taken_up_again(late, world, crossed, tmp_path, mo
 def test_a_control_that_fails_stops_the_sweep(late, world, crossed, monkeypatch):
     pairs, _ = crossed
     monkeypatch.setattr(CrossPatch, "source", lambda row, block: row.target)
-    monkeypatch.setattr(Engine, "path", lambda *_: "splice")
+    monkeypatch.setattr(Engine, "computation", lambda *_: "splice")
     with pytest.raises(ControlFailed, match="layer 0 did not reproduce the donor"):
         cross_patch(late, world, pairs)
     right = Engine.logits
@@ -145,7 +147,7 @@ def test_names_are_patched_in_the_backbone(world):
         frame = cross_patch(engine, world, pairs, task, by="name")
         ends = frame.set_index("layer")
         assert set(ends.loc[0, "says"]) == {"donor"}
-        assert set(ends.loc[engine.n, "says"]) == {"target"}
+        assert set(ends.loc[engine.n_blocks, "says"]) == {"target"}
         assert set(frame["condition"]) == {
             {"identify": "llm_identify", "fact": "llm_by_name"}[task]
         }
@@ -156,7 +158,7 @@ def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
     parts = part_patch(late, world, pairs[:2])
     first = parts[parts["layer"] == 0].groupby("part")["says"].apply(list)
     assert set(first.index) == {"last quarter", "the others"}
-    assert len(parts) == 2 * 2 * late.n
+    assert len(parts) == 2 * 2 * late.n_blocks
 
 
 # --- freezing and knockout --------------------------------------------------------------------
@@ -164,7 +166,7 @@ def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
 
 def test_freezing_and_cutting_come_with_their_ends(late, world):
     asked = one_per_entity(world.questions)[:4]
-    frozen = freeze(late, world, asked, until=freeze_ends(late.n, 1.4))
+    frozen = freeze(late, world, asked, until=freeze_ends(late.n_blocks, 1.4))
     assert sorted(frozen["until"].unique()) == [1, 5, 7]
     assert frozen.loc[frozen["layer"] == frozen["until"], "unchanged"].all()
     cut = knockout(late, world, asked, modes=(("below", 0), ("above", 0), ("window", 3)))
@@ -204,7 +206,7 @@ def test_random_weights_are_swept_too(name, world, tmp_path):
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
     pairs = pick_pairs(engine.owner, one_per_entity(world.questions), "identify", 1)
     frame = cross_patch(engine, world, pairs[:2], length=3)
-    assert set(frame["path"]) == {"reference" if name == "paligemma" else "splice"}
+    assert set(frame["computation"]) == {"reference" if name == "paligemma" else "splice"}
     asked = one_per_entity(world.questions)[:2]
     assert len(freeze(engine, world, asked, until=[2], length=3)) == 2 * 3
     assert len(knockout(engine, world, asked, edges=["last→image"], length=3)) == 2 * 8
@@ -213,7 +215,7 @@ def test_random_weights_are_swept_too(name, world, tmp_path):
 def test_the_explorer_says_what_the_sweep_says(late, world, crossed):
     pairs, frame = crossed
     explorer = PatchExplorer(late, world, one_per_entity(world.questions))
-    for layer in (0, 2, late.n):
+    for layer in (0, 2, late.n_blocks):
         row = frame[(frame["layer"] == layer)].iloc[0]
         said = explorer.say(pairs[0].target, pairs[0].donor, layer, "identify")
         assert said == (row["answer"], row["says"])

@@ -46,7 +46,11 @@ class PatchExplorer:
         target = widgets.Dropdown(options=names, description="target", index=0)
         donor = widgets.Dropdown(options=names, description="donor", index=min(1, len(names) - 1))
         layer = widgets.IntSlider(
-            self.engine.n // 2, 0, self.engine.n, description="layer", continuous_update=False
+            self.engine.n_blocks // 2,
+            0,
+            self.engine.n_blocks,
+            description="layer",
+            continuous_update=False,
         )
         task = widgets.ToggleButtons(
             options=[("name it", "identify"), ("a fact", "fact")], description="asked"

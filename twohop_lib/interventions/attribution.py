@@ -62,12 +62,12 @@ def scores(engine: Engine, contrast: Contrast, integrated: bool = False) -> dict
     a, b = contrast.clean, contrast.corrupt
     if a.n != b.n:
         raise TwohopError(f"Clean ({a.n}) and corrupt ({b.n}) prompts differ in length.")
-    own = [block for block in range(engine.n) if block not in engine.blocks.cross]
+    own = [block for block in range(engine.n_blocks) if block not in engine.blocks.cross]
     found = {}
     gradient = _gradients(engine, contrast, own, integrated)
     for kind in COMPONENTS:
-        clean, corrupt = (hooks.added(engine, r, kind, own) for r in (a, b))
-        table = torch.zeros(engine.n, b.n)
+        clean, corrupt = (hooks.activations(engine, r, kind, own) for r in (a, b))
+        table = torch.zeros(engine.n_blocks, b.n)
         for block in own:
             moved = (clean[block] - corrupt[block]).float()
             table[block] = (moved * gradient[kind][block]).sum(-1).cpu()
@@ -134,7 +134,10 @@ def _moved(engine: Engine, contrast: Contrast, share: float) -> dict[Any, Any]:
     start, stop = contrast.corrupt.span
     if start == stop:
         raise TwohopError("The integrated variant needs a picture or name in the stream.")
-    clean, corrupt = (hooks.states(engine, r, [0])[0] for r in (contrast.clean, contrast.corrupt))
+    clean, corrupt = (
+        hooks.activations(engine, r, "resid", [0])[0][start:stop]
+        for r in (contrast.clean, contrast.corrupt)
+    )
     between = corrupt + share * (clean - corrupt)
 
     def move(x: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ def by_role(engine: Engine, contrast: Contrast, table: Mapping[str, Tensor]) -> 
                 "score": float(table[kind][block, list(at)].sum()) if len(at) else 0.0,
             }
             for kind in COMPONENTS
-            for block in range(engine.n)
+            for block in range(engine.n_blocks)
             for role, at in places.items()
         ]
     )
@@ -178,7 +181,7 @@ def true_effects(
     """
     rows = []
     needed = sorted({block for _, block, _ in places})
-    clean = {kind: hooks.added(engine, contrast.clean, kind, needed) for kind in COMPONENTS}
+    clean = {kind: hooks.activations(engine, contrast.clean, kind, needed) for kind in COMPONENTS}
     for kind, block, at in places:
         rows.append(Write(contrast.corrupt, kind, (at,), {block: clean[kind][block][[at]]}))
     base = contrast.metric(contrast.corrupt.logits)
@@ -202,7 +205,7 @@ def against_truth(
     parts = []
     for number, contrast in enumerate(contrasts):
         at = (*range(*contrast.corrupt.span), contrast.corrupt.n - 1)
-        every = list(itertools.product(COMPONENTS, range(engine.n), at))
+        every = list(itertools.product(COMPONENTS, range(engine.n_blocks), at))
         drawn = rng.choice(len(every), size=min(places, len(every)), replace=False)
         here = [every[i] for i in sorted(drawn)]
         part = pd.DataFrame(here, columns=["component", "block", "position"])
@@ -225,7 +228,7 @@ def finite_difference(
     """A component's score by gradient, and by a small step towards the clean output."""
     kind, block, at = place
     clean, corrupt = (
-        hooks.added(engine, r, kind, [block])[block][[at]]
+        hooks.activations(engine, r, kind, [block])[block][[at]]
         for r in (contrast.clean, contrast.corrupt)
     )
     moved = clean - corrupt
@@ -260,7 +263,7 @@ def image_relevance(
     was = [p.requires_grad for p in engine.model.parameters()]
     engine.model.requires_grad_(False)
     try:
-        block = engine.blocks.blocks[min(1, engine.n - 1)]
+        block = engine.blocks.blocks[min(1, engine.n_blocks - 1)]
         with torch.enable_grad(), hooked({block: keep}):
             logits = engine.model(**target.inputs, use_cache=False).logits[0, -1].float()
             (logits[name] - logits.mean()).backward()

@@ -34,13 +34,13 @@ def back_patch(
     """Biran et al. 2024: the picture's own ``resid[source]`` written over ``resid[layer]``.
 
     ``routes`` are (source, layer) with source > layer; None: all of them. Returns answer records
-    with ``source, layer`` and ``path``; source = layer is the run left alone.
+    with ``source, layer`` and ``computation``; source = layer is the run left alone.
     """
     own = own_blocks(engine)
     chosen = list(routes or [(s, d) for d in own for s in own if s > d])
 
     def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, "fact", True, length, whole=True)
+        record = Recorder(engine, benchmark, "fact", True, length, from_start=True)
         planned = []
         for question in part:
             target = record(question)
@@ -53,7 +53,7 @@ def back_patch(
         said = engine.answers([row for *_, row in planned], length)[1]
         return [
             {k: v for k, v in judge(q, "by_picture", text).items() if not k.startswith("named")}
-            | {"source": source, "layer": layer, "path": engine.path(row)}
+            | {"source": source, "layer": layer, "computation": engine.computation(row)}
             for (q, source, layer, row), text in zip(planned, said, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions.reference import envoy
+from twohop_lib.interventions.reference import traced_module
 from twohop_lib.models.blocks import Blocks, hooked, keys_and_values
 from twohop_lib.models.inputs import continued, encode
 from twohop_lib.models.loading import Vlm
@@ -118,7 +118,7 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
         architecture_class=architecture_class(
             pair.row, str(vlm.model.config.model_type), bool(blocks.cross)
         ),
-        n_blocks=blocks.n,
+        n_blocks=blocks.n_blocks,
         image_tokens=len(probe.roles.image) if site.kind == "stream" else 0,
         untrained=surprised > UNTRAINED,
         surprise=surprised,
@@ -196,7 +196,7 @@ class _Probe:
     def no_op(self) -> Check:
         """Writing a run's own states back, at every depth, must change nothing."""
         own = self._states(self.inputs)
-        depths = range(self.blocks.n) if self.site.kind == "stream" else (0,)
+        depths = range(self.blocks.n_blocks) if self.site.kind == "stream" else (0,)
         runs = [self._patched(own, depth) for depth in depths]
         return max(
             (compare(self.vlm, self.plain, run) for run in runs),
@@ -210,7 +210,7 @@ class _Probe:
     def nnsight_is_hooks(self) -> Check:
         """The same patch, half-way up, as an nnsight trace and as plain hooks."""
         states = self._states(self.donor_inputs)
-        depth = self.blocks.n // 2
+        depth = self.blocks.n_blocks // 2
         return compare(self.vlm, self._patched(states, depth), self._traced(states, depth))
 
     def _sites(self, depth: int) -> list[nn.Module]:
@@ -262,10 +262,9 @@ class _Probe:
     def _traced(self, states: dict[nn.Module, Tensor], depth: int) -> Tensor:
         at = list(self.roles.image)
         in_stream = self.site.kind == "stream"
-        named = {module: path for path, module in self.vlm.model.named_modules()}
         traced = NNsight(self.vlm.model)
         # In the order in which they run, which a trace asks for.
-        sites = [(envoy(traced, named[m]), states[m]) for m in self._sites(depth)]
+        sites = [(traced_module(traced, self.blocks, m), states[m]) for m in self._sites(depth)]
         with torch.no_grad(), traced.trace(**self.inputs, use_cache=False):
             for site, state in sites:
                 if in_stream:

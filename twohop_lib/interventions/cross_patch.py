@@ -10,8 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark
-from twohop_lib.interventions import hooks
-from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.edits import CrossPatch, Write
 from twohop_lib.interventions.pairs import Pair, Task, accepted, first_token, prompt_of
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
@@ -52,12 +51,16 @@ def cross_patch(
     Returns answer records (``correct``: as for the target) with the columns ``experiment, task,
     by, donor_id, same_type, layer, until, says`` ("target", "donor" or "neither"), ``calibrated``
     (difference of the two answers' first-token logits: 0 as in the target's own run, 1 as in the
-    donor's; null where the two runs hardly differ) and ``path``.
+    donor's; null where the two runs hardly differ) and ``computation``.
 
     Raises ControlFailed if patching a run with itself changes it, or patching from layer 0 does
     not give the donor's run.
     """
-    chosen = list(bands) if bands is not None else [(layer, None) for layer in range(engine.n + 1)]
+    chosen = (
+        list(bands)
+        if bands is not None
+        else [(layer, None) for layer in range(engine.n_blocks + 1)]
+    )
 
     def work(part: list[Pair]) -> list[dict[str, Any]]:
         record = Recorder(engine, benchmark, task, by == "picture", length)
@@ -107,13 +110,13 @@ def _patched(
         "until": row.until,
         "says": says,
         "calibrated": calibrated,
-        "path": engine.path(row),
+        "computation": engine.computation(row),
     }
 
 
 def _itself(engine: Engine, target: Recording) -> None:
     """Patching a run with itself, half-way up, must change nothing."""
-    row = CrossPatch(target, target, engine.n // 2)
+    row = CrossPatch(target, target, engine.n_blocks // 2)
     if not engine.close(engine.logits([row])[0], target.logits):
         raise ControlFailed("Patching a run with itself changed it; results would mean nothing.")
 
@@ -121,7 +124,7 @@ def _itself(engine: Engine, target: Recording) -> None:
 def _full_patch(engine: Engine, rows: Sequence[CrossPatch], logits: Tensor) -> None:
     """Patching from layer 0 must reproduce the donor's run, from the top the target's."""
     for row, got in zip(rows, logits, strict=True):
-        wanted = {0: row.donor, engine.n: row.target}.get(row.layer)
+        wanted = {0: row.donor, engine.n_blocks: row.target}.get(row.layer)
         if row.until is None and wanted is not None and not engine.close(got, wanted.logits):
             raise ControlFailed(
                 f"Patching at layer {row.layer} did not reproduce the "
@@ -140,32 +143,40 @@ def part_patch(
 ) -> pd.DataFrame:
     """Cross-patch only the last quarter of the picture's positions, or only the others.
 
-    These are whole runs with hooks. Columns as of :func:`cross_patch`, and ``part``.
+    Columns as of :func:`cross_patch`, and ``part``.
 
     Raises UnsupportedSite where pictures have no positions in the stream.
     """
+    late = engine.site.late if engine.site is not None else ()
 
     def work(part: list[Pair]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, task, True, length)
-        rows = []
+        record = Recorder(engine, benchmark, task, True, length, from_start=True)
+        planned = []
         for pair in part:
             target, donor = record(pair.target), record(pair.donor, pair.target)
             for name, positions in _quarters(target).items():
-                for layer in range(engine.n):
-                    row = CrossPatch(target, donor, layer)
-                    said = hooks.answer(engine, row, length, positions)
-                    right = [matches(said, accepted(q, task)) for q in (pair.target, pair.donor)]
-                    says = "neither" if right[0] == right[1] else "target" if right[0] else "donor"
-                    rows.append(
-                        _record(pair.target, task, "picture", said)
-                        | {
-                            "donor_id": pair.donor.entity_id,
-                            "part": name,
-                            "layer": layer,
-                            "says": says,
-                            "path": "reference",
-                        }
-                    )
+                at = [p - donor.first for p in positions]
+                for layer in range(engine.n_blocks):
+                    # Where more of the picture is added on the way up, it has to be the donor's.
+                    layers = [layer, *(b for b in late if b > layer)]
+                    values = {b: donor.resid[b, at] for b in layers}
+                    edit = Write(target, "resid", tuple(positions), values)
+                    planned.append((pair, name, layer, edit))
+        rows = []
+        answers = engine.answers([edit for *_, edit in planned], length)[1]
+        for (pair, name, layer, edit), said in zip(planned, answers, strict=True):
+            right = [matches(said, accepted(q, task)) for q in (pair.target, pair.donor)]
+            says = "neither" if right[0] == right[1] else "target" if right[0] else "donor"
+            rows.append(
+                _record(pair.target, task, "picture", said)
+                | {
+                    "donor_id": pair.donor.entity_id,
+                    "part": name,
+                    "layer": layer,
+                    "says": says,
+                    "computation": engine.computation(edit),
+                }
+            )
         return rows
 
     what = {"experiment": "part-patch", "task": task, "by": "picture", "length": length}

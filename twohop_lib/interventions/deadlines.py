@@ -58,18 +58,21 @@ def deadline(
         for pair in part:
             asked = pair.target
             text = asked.question_by_name.replace(asked.entity, word)
-            empty = backbone.record(Prompt("by_name", text, False), None, word, length, whole=True)
+            empty = backbone.record(
+                Prompt("by_name", text, False), None, word, length, from_start=True
+            )
             at = (empty.roles.entity[-1],)
             runs = {
                 "entity": named_recording(backbone, asked),
                 "wrong entity": named_recording(backbone, asked, pair.donor),
             }
             values = {
-                arm: hooks.added(backbone, r, "resid", list(states)) for arm, r in runs.items()
+                arm: hooks.activations(backbone, r, "resid", list(states))
+                for arm, r in runs.items()
             }
             for s in states:
                 _same_layer(backbone, runs["entity"], values["entity"][s], s, ControlFailed)
-                for layer in range(s, backbone.n):
+                for layer in range(s, backbone.n_blocks):
                     for arm, r in runs.items():
                         state = values[arm][s][[r.roles.entity[-1]]]
                         row = Write(empty, "resid", at, {layer: state})

@@ -127,51 +127,53 @@ class Write:
         x[list(at)] = x[list(at)] + value if self.add else value
 
 
-Row = CrossPatch | Knockout | Freeze | Write
+Edit = CrossPatch | Knockout | Freeze | Write
 
 
-def telling(row: Row, n_blocks: int) -> Row:
-    """A row of the same kind and prompt whose result depends on every part of the splice."""
+def telling(edit: Edit, n_blocks: int) -> Edit:
+    """An edit of the same kind and prompt whose result depends on every part of the splice."""
     middle = n_blocks // 2
-    if isinstance(row, CrossPatch):
-        return replace(row, layer=middle, until=None)
-    if isinstance(row, Freeze):
-        return replace(row, layer=row.until // 2)
-    if isinstance(row, Write):
-        return row
-    return replace(row, start=middle, stop=n_blocks)
+    if isinstance(edit, CrossPatch):
+        return replace(edit, layer=middle, until=None)
+    if isinstance(edit, Freeze):
+        return replace(edit, layer=edit.until // 2)
+    if isinstance(edit, Write):
+        return edit
+    return replace(edit, start=middle, stop=n_blocks)
 
 
-def check(row: Row, n_blocks: int) -> None:
-    """Refuse a row whose parts do not fit together."""
-    if isinstance(row, Knockout):
-        if not 0 <= row.start <= row.stop <= n_blocks:
-            raise TwohopError(f"Blocks [{row.start}, {row.stop}) are not among the {n_blocks}.")
+def check(edit: Edit, n_blocks: int) -> None:
+    """Refuse an edit whose parts do not fit together."""
+    if isinstance(edit, Knockout):
+        if not 0 <= edit.start <= edit.stop <= n_blocks:
+            raise TwohopError(f"Blocks [{edit.start}, {edit.stop}) are not among the {n_blocks}.")
         return
-    if isinstance(row, Write):
-        if not row.positions or max(row.positions) >= row.target.n or min(row.positions) < 0:
+    if isinstance(edit, Write):
+        if not edit.positions or max(edit.positions) >= edit.target.n or min(edit.positions) < 0:
             raise TwohopError("A write needs positions within the prompt.")
-        if any(not 0 <= b < n_blocks for b in row.values):
+        if any(not 0 <= b < n_blocks for b in edit.values):
             raise TwohopError(f"A write names a block that is not among the {n_blocks}.")
-        if row.target.first > row.since:
-            raise TwohopError("Writing there needs the stream there; record it with whole=True.")
-        return
-    if isinstance(row, Freeze):
-        if not 0 <= row.layer <= row.until < n_blocks:
+        if edit.target.first > edit.since:
             raise TwohopError(
-                f"Freeze from 0 <= layer <= until < {n_blocks}, not {row.layer} to {row.until}."
+                "Writing there needs the stream there; record it with from_start=True."
             )
-        if row.target.span[0] == row.target.span[1]:
+        return
+    if isinstance(edit, Freeze):
+        if not 0 <= edit.layer <= edit.until < n_blocks:
+            raise TwohopError(
+                f"Freeze from 0 <= layer <= until < {n_blocks}, not {edit.layer} to {edit.until}."
+            )
+        if edit.target.span[0] == edit.target.span[1]:
             raise UnsupportedSite(
                 "A picture shown through cross-attention has no positions in the stream that "
                 "could be frozen."
             )
-        if row.target.first > row.target.span[0]:
-            raise TwohopError("Freezing needs the stream at the span; record it with whole=True.")
+        if edit.target.first > edit.target.span[0]:
+            raise TwohopError("Freezing needs the stream at the span; record it from_start.")
         return
-    if not 0 <= row.layer <= n_blocks:
-        raise TwohopError(f"There is no resid[{row.layer}]; layers run from 0 to {n_blocks}.")
-    a, b = row.target, row.donor
+    if not 0 <= edit.layer <= n_blocks:
+        raise TwohopError(f"There is no resid[{edit.layer}]; layers run from 0 to {n_blocks}.")
+    a, b = edit.target, edit.donor
     outside = [p for p in range(a.n) if not a.span[0] <= p < a.span[1]]
     if a.n != b.n or a.span != b.span or any(a.ids[p] != b.ids[p] for p in outside):
         raise TwohopError(

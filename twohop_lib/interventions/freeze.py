@@ -43,7 +43,7 @@ def freeze(
 
     ``until`` are the last frozen blocks. Returns answer records with ``experiment, task, by,
     layer, until, unchanged`` (the answer is word for word that of the run left alone) and
-    ``path``; ``layer`` = ``until`` is the run left alone.
+    ``computation``; ``layer`` = ``until`` is the run left alone.
 
     Raises UnsupportedSite where pictures have no positions in the stream, ControlFailed if
     freezing nothing changes a run.
@@ -51,7 +51,7 @@ def freeze(
     ends = sorted(set(until))
 
     def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, task, by == "picture", length, whole=True)
+        record = Recorder(engine, benchmark, task, by == "picture", length, from_start=True)
         kept = [
             (question, Freeze(record(question), layer, end))
             for question in part
@@ -72,7 +72,7 @@ def freeze(
                 "layer": row.layer,
                 "until": row.until,
                 "unchanged": text == own[question.question_id],
-                "path": engine.path(row),
+                "computation": engine.computation(row),
             }
             for (question, row), text in zip(kept, said, strict=True)
         ]

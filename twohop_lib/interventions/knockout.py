@@ -56,11 +56,13 @@ def knockout(
 
     ``modes`` are (mode, width of a sliding window). "question→image" cuts every token behind the
     picture off from it, the last one included. Returns answer records with ``experiment, task,
-    edge, mode, start, stop, unchanged`` and ``path``.
+    edge, mode, start, stop, unchanged`` and ``computation``.
 
     Raises ControlFailed if cutting nothing changes a run.
     """
-    spans = [(mode, *window) for mode, width in modes for window in windows(engine.n, mode, width)]
+    spans = [
+        (mode, *window) for mode, width in modes for window in windows(engine.n_blocks, mode, width)
+    ]
 
     def work(part: list[Question]) -> list[dict[str, Any]]:
         record = Recorder(engine, benchmark, task, True, length)
@@ -88,7 +90,7 @@ def knockout(
                 "start": row.start,
                 "stop": row.stop,
                 "unchanged": text == own.get(question.question_id, text),
-                "path": engine.path(row),
+                "computation": engine.computation(row),
             }
             for (question, edge, mode, row), text in zip(kept, said, strict=True)
         ]

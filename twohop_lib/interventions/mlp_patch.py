@@ -67,26 +67,26 @@ def mlp_patch(
 
     Returns answer records of the fact questions, one row a pair and ``method``: "unpatched", one
     for each of :data:`SPANS` and :data:`CONTROLS`; with ``follows`` ("right", "donor" or
-    "neither": whose fact is given), ``span`` (positions written) and ``path``.
+    "neither": whose fact is given), ``span`` (positions written) and ``computation``.
 
     Raises ControlFailed if writing a run's own MLP outputs back changes it; TwohopError if VLM
     and backbone differ in depth or width.
     """
 
     own = own_blocks(engine)
-    if len(own) != backbone.n or engine.blocks.d_model != backbone.blocks.d_model:
+    if len(own) != backbone.n_blocks or engine.blocks.d_model != backbone.blocks.d_model:
         raise TwohopError(
             f"The VLM has {len(own)} blocks of width {engine.blocks.d_model}, the backbone "
-            f"{backbone.n} of {backbone.blocks.d_model}; patching needs the same of both."
+            f"{backbone.n_blocks} of {backbone.blocks.d_model}; patching needs the same of both."
         )
-    early = early or max(2, backbone.n // 4)
-    first, late = list(range(early)), list(range(backbone.n - early, backbone.n))
+    early = early or max(2, backbone.n_blocks // 4)
+    first, late = list(range(early)), list(range(backbone.n_blocks - early, backbone.n_blocks))
 
     def to_vlm(values: Mapping[int, Tensor]) -> dict[int, Tensor]:
         return {own[b]: v for b, v in values.items()}
 
     def work(part: list[Pair]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, "fact", True, length, whole=True)
+        record = Recorder(engine, benchmark, "fact", True, length, from_start=True)
         planned: list[tuple[Pair, str, Write]] = []
         rows = []
         for pair in part:
@@ -95,10 +95,10 @@ def mlp_patch(
             named = named_recording(backbone, pair.target)
             other = named_recording(backbone, pair.target, pair.donor)
             mlp, wrong = (
-                _at_name(hooks.added(backbone, r, "mlp", [*first, *late]), r)
+                _at_name(hooks.activations(backbone, r, "mlp", [*first, *late]), r)
                 for r in (named, other)
             )
-            resid = _at_name(hooks.added(backbone, named, "resid", [early]), named)
+            resid = _at_name(hooks.activations(backbone, named, "resid", [early]), named)
             width = len(named.roles.entity)
             rng = np.random.default_rng([seed, _number(pair.target.question_id)])
             best = window(at, image_relevance(engine, target, at, pair.target), width)
@@ -137,13 +137,17 @@ def mlp_patch(
         logits, said = engine.answers([row for *_, row in planned], length)
         found = [
             _told(pair, text)
-            | {"method": method, "span": list(row.positions), "path": engine.path(row)}
+            | {
+                "method": method,
+                "span": list(row.positions),
+                "computation": engine.computation(row),
+            }
             for (pair, method, row), text in zip(planned, said, strict=True)
         ]
         free = [Write(t, "resid", (t.n - 1,), {}) for _, t in rows]
         texts = engine.answers(free, length)[1]
         found += [
-            _told(pair, text) | {"method": "unpatched", "span": [], "path": "splice"}
+            _told(pair, text) | {"method": "unpatched", "span": [], "computation": "splice"}
             for (pair, _), text in zip(rows, texts, strict=True)
         ]
         return found
@@ -183,7 +187,7 @@ def _nothing_written(
     engine: Engine, target: Recording, span: Sequence[int], blocks: list[int], failed: Any
 ) -> None:
     """Writing a run's own MLP outputs back must change nothing."""
-    ours = hooks.added(engine, target, "mlp", blocks)
+    ours = hooks.activations(engine, target, "mlp", blocks)
     row = Write(target, "mlp", tuple(span), {b: ours[b][list(span)] for b in blocks})
     if not engine.close(engine.logits([row])[0], target.logits):
         raise failed("Writing a run's own MLP outputs back changed it; results mean nothing.")

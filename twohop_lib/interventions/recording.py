@@ -64,18 +64,18 @@ def record(
     inputs: Mapping[str, Any],
     roles: TokenRoles,
     span: tuple[int, int],
-    room: int = 0,
-    whole: bool = False,
+    max_new_tokens: int = 0,
+    from_start: bool = False,
 ) -> Recording:
     """Run one encoded prompt (a batch of one, no padding) and keep what interventions need.
 
-    ``room`` is how many tokens may be generated behind it. The stream is kept from the end of
-    ``span`` on, or with ``whole`` from its start.
+    ``max_new_tokens`` may be generated behind it. The stream is kept from the end of ``span`` on,
+    or with ``from_start`` from its start.
 
     Raises UnsupportedSite if a block keeps no keys and values of every position.
     """
     n = inputs["input_ids"].shape[1]
-    first = span[0] if whole else span[1]
+    first = span[0] if from_start else span[1]
     entered: list[Tensor] = []
     left: list[Tensor] = []
     calls: list[dict[str, Any]] = []
@@ -87,11 +87,11 @@ def record(
             {b: lambda x: entered.append(x[0, first:n].clone()) for b in blocks.blocks},
             {blocks.blocks[-1]: lambda x: left.append(x[0, first:n].clone())},
         ):
-            out = model(**extended(inputs, n, room), use_cache=True)
+            out = model(**extended(inputs, n, max_new_tokens), use_cache=True)
     finally:
         for handle in handles:
             handle.remove()
-    keys, values = _kept(out.past_key_values, blocks, n, n + room)
+    keys, values = _kept(out.past_key_values, blocks, n, n + max_new_tokens)
     stream = [x.to(entered[0].device) for x in (*entered, *left)]
     return Recording(
         inputs=dict(inputs),
@@ -99,7 +99,7 @@ def record(
         roles=roles,
         span=span,
         first=first,
-        total=n + room,
+        total=n + max_new_tokens,
         resid=torch.stack(stream),
         keys=keys,
         values=values,
@@ -120,15 +120,15 @@ def _listen(calls: list[dict[str, Any]]) -> Any:
     return hook
 
 
-def extended(inputs: Mapping[str, Any], n: int, room: int) -> dict[str, Any]:
-    """Return a prompt's inputs with its last position repeated ``room`` times behind it."""
-    if not room:
+def extended(inputs: Mapping[str, Any], n: int, by: int) -> dict[str, Any]:
+    """Return a prompt's inputs with its last position repeated ``by`` times behind it."""
+    if not by:
         return dict(inputs)
 
     def longer(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[:2] != (1, n):
             return value
-        return torch.cat([value, value[:, -1:].expand(-1, room, *value.shape[2:])], dim=1)
+        return torch.cat([value, value[:, -1:].expand(-1, by, *value.shape[2:])], dim=1)
 
     return {name: longer(value) for name, value in inputs.items()}
 
@@ -138,19 +138,18 @@ def _kept(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     layers = getattr(cache, "layers", [])
     keys, values = [], []
-    for b in range(blocks.n):
+    for b in range(blocks.n_blocks):
         k = getattr(layers[b], "keys", None) if b < len(layers) else None
         v = getattr(layers[b], "values", None) if k is not None else None
-        whole = k is not None and k.ndim == 4 and (b in blocks.cross or k.shape[2] == total)
-        if not whole:
+        if k is None or k.ndim != 4 or (b not in blocks.cross and k.shape[2] != total):
             raise UnsupportedSite(
                 f"Block {b} of this {type(blocks.model).__name__} keeps no keys and values of "
                 "every position (linear attention, a sliding window, or shared ones)."
             )
         # Copies: views would keep the positions behind the prompt alive.
-        whole = b in blocks.cross or total == n
-        keys.append(k if whole else k[:, :, :n].clone())
-        values.append(v if whole else v[:, :, :n].clone())
+        cut = b not in blocks.cross and total > n
+        keys.append(k[:, :, :n].clone() if cut else k)
+        values.append(v[:, :, :n].clone() if cut else v)
     return tuple(keys), tuple(values)
 
 

@@ -1,116 +1,115 @@
-"""What the interventions mean, in nnsight: one whole run for each layer.
+"""What the interventions mean, in nnsight: one whole run each.
 
-``at`` are the positions of the picture (or of the name), ``path`` where the blocks sit
-(:class:`twohop_lib.models.blocks.Blocks`), inputs those of a batch of one without padding.
-``resid[l]`` enters block l. All return the next-token logits ``[vocab]``.
+``blocks`` are the model's (:class:`twohop_lib.models.blocks.Blocks`), ``at`` the positions of the
+picture (or of the name), inputs those of a batch of one without padding. ``resid[l]`` enters
+block l: in a trace, ``decoder_blocks(traced, blocks)[l].input`` ``[1, pos, d_model]``. All
+interventions return the next-token logits ``[vocab]`` (float32).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nnsight
 import torch
 from nnsight import NNsight
-from torch import Tensor
+from torch import Tensor, nn
+
+from twohop_lib.models.blocks import Blocks
+
+
+def decoder_blocks(traced: NNsight, blocks: Blocks) -> Any:
+    """Return a traced model's decoder blocks; ``[l].input`` is ``resid[l]`` in a trace."""
+    return traced.get(blocks.name)
+
+
+def traced_module(traced: NNsight, blocks: Blocks, module: nn.Module) -> Any:
+    """Return any module of a traced model (``blocks.mlp(b)``, say); ``.output`` is what it adds."""
+    return traced.get(next(name for name, m in blocks.model.named_modules() if m is module))
 
 
 def states(
-    model: Any, path: str, inputs: dict[str, Any], at: Sequence[int], layers: Sequence[int]
-) -> list[Tensor]:
-    """Return ``resid[layer]`` at ``at``, ``[1, len(at), d_model]`` for each layer, from one run."""
-    traced, at = NNsight(model), list(at)
+    blocks: Blocks, inputs: Mapping[str, Any], at: Sequence[int], layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """Return ``resid[l]`` at ``at``, ``[1, len(at), d_model]`` for each of ``layers``."""
+    traced, at = NNsight(blocks.model), list(at)
+    resid = decoder_blocks(traced, blocks)
     with torch.no_grad(), traced.trace(**inputs, use_cache=False):
-        found = nnsight.save([envoy(traced, path)[b].input[:, at].clone() for b in sorted(layers)])
-    return [found[sorted(layers).index(layer)] for layer in layers]
+        # In the order in which blocks run, which a trace asks for.
+        found = nnsight.save({b: resid[b].input[:, at].clone() for b in sorted(layers)})
+    return found
 
 
 def cross_patch(
-    model: Any,
-    path: str,
-    target: dict[str, Any],
-    at: Sequence[int],
-    layers: Sequence[int],
-    donor: Sequence[Tensor],
+    blocks: Blocks, target: Mapping[str, Any], at: Sequence[int], donor: Mapping[int, Tensor]
 ) -> Tensor:
-    """Cohen et al. 2025, cross-patching: the donor's ``resid[layer]`` at ``at``, then run free.
+    """Cross-patching (Cohen et al. 2025): the donor's ``resid[l]`` at ``at``, then all runs free.
 
-    ``layers`` is that layer, and above it those (if any) at which the model adds more of the
-    picture to the stream; ``donor`` are the donor's states there (:func:`states`).
+    ``donor`` holds its states (:func:`states`) at layer l, and at those above l (if any) at which
+    the model adds more of the picture to the stream.
     """
-    traced, at = NNsight(model), list(at)
+    traced, at = NNsight(blocks.model), list(at)
+    resid = decoder_blocks(traced, blocks)
     with torch.no_grad(), traced.trace(**target, use_cache=False):
-        for layer, state in zip(layers, donor, strict=True):
-            envoy(traced, path)[layer].input[:, at] = state
+        for b in sorted(donor):
+            resid[b].input[:, at] = donor[b]
         logits = traced.output.logits[0, -1].save()
-    return logits.detach().float()
+    return logits.float()
 
 
 def freeze(
-    model: Any, path: str, target: dict[str, Any], at: Sequence[int], layer: int, until: int
+    blocks: Blocks, target: Mapping[str, Any], at: Sequence[int], layer: int, until: int
 ) -> Tensor:
-    """Cohen et al. 2025, forward patching: ``resid[layer]`` enters blocks layer + 1 … until."""
-    traced, at = NNsight(model), list(at)
+    """Freezing (Cohen et al. 2025): ``resid[layer]`` at ``at`` enters blocks layer + 1 … until."""
+    traced, at = NNsight(blocks.model), list(at)
+    resid = decoder_blocks(traced, blocks)
     with torch.no_grad(), traced.trace(**target, use_cache=False):
-        held = envoy(traced, path)[layer].input[:, at].clone()
+        held = resid[layer].input[:, at].clone()
         for b in range(layer + 1, until + 1):
-            envoy(traced, path)[b].input[:, at] = held
+            resid[b].input[:, at] = held
         logits = traced.output.logits[0, -1].save()
-    return logits.detach().float()
+    return logits.float()
 
 
 def knockout(
-    model: Any,
-    path: str,
-    target: dict[str, Any],
+    blocks: Blocks,
+    target: Mapping[str, Any],
     queries: Sequence[int],
     keys: Sequence[int],
     start: int,
     stop: int,
 ) -> Tensor:
-    """Geva et al. 2023, attention knockout: ``queries`` do not attend to ``keys`` in a window.
+    """Attention knockout (Geva et al. 2023): ``queries`` do not attend to ``keys`` in a window.
 
-    The attention mask of blocks [start, stop) is minus infinity at these edges.
+    The attention mask ``[1, 1, pos, pos]`` of blocks [start, stop) is minus infinity there.
     """
-    traced, n = NNsight(model), target["input_ids"].shape[1]
-    block = envoy(traced, path)
+    model, n = blocks.model, target["input_ids"].shape[1]
+    traced = NNsight(model)
+    resid = decoder_blocks(traced, blocks)
+    lowest = torch.finfo(model.dtype).min
     cut = torch.zeros(n, n, dtype=torch.bool, device=target["input_ids"].device)
     cut[torch.tensor(queries)[:, None], torch.tensor(keys)[None]] = True
-    lower = torch.finfo(model.dtype).min
-    causal = torch.full((n, n), lower, dtype=model.dtype, device=cut.device).triu(1)
+    causal = torch.full((n, n), lowest, dtype=model.dtype, device=cut.device).triu(1)
     with torch.no_grad(), traced.trace(**target, use_cache=False):
         for b in range(start, stop):
-            args, kwargs = block[b].inputs
+            args, kwargs = resid[b].inputs
             mask = kwargs["attention_mask"]
             mask = causal[None, None] if mask is None else mask
-            mask = mask & ~cut if mask.dtype == torch.bool else mask.masked_fill(cut, lower)
-            block[b].inputs = (args, {**kwargs, "attention_mask": mask})
+            mask = mask & ~cut if mask.dtype == torch.bool else mask.masked_fill(cut, lowest)
+            resid[b].inputs = (args, {**kwargs, "attention_mask": mask})
         logits = traced.output.logits[0, -1].save()
-    return logits.detach().float()
+    return logits.float()
 
 
 def mlp_patch(
-    model: Any,
-    places: Sequence[str],
-    target: dict[str, Any],
-    at: Sequence[int],
-    values: Sequence[Tensor],
+    blocks: Blocks, target: Mapping[str, Any], at: Sequence[int], values: Mapping[int, Tensor]
 ) -> Tensor:
-    """Venhoff et al. 2025, MLP patching: ``values[i]`` ``[len(at), d_model]`` written at ``at``.
-
-    ``places`` are the modules (dotted paths, lowest first) whose outputs they take the place of.
-    """
-    traced, at = NNsight(model), list(at)
+    """MLP patching (Venhoff et al. 2025): ``values[b]`` ``[at, d_model]`` for ``mlp_out[b]``."""
+    traced, at = NNsight(blocks.model), list(at)
+    mlp_out = {b: traced_module(traced, blocks, blocks.mlp(b)) for b in values}
     with torch.no_grad(), traced.trace(**target, use_cache=False):
-        for place, value in zip(places, values, strict=True):
-            envoy(traced, place).output[0, at] = value
+        for b in sorted(values):
+            mlp_out[b].output[0, at] = values[b]
         logits = traced.output.logits[0, -1].save()
-    return logits.detach().float()
-
-
-def envoy(traced: Any, path: str) -> Any:
-    """Return the part of a traced model at a dotted path."""
-    for name in path.split("."):
-        traced = traced[int(name)] if name.isdigit() else getattr(traced, name)
-    return traced
+    return logits.float()

@@ -20,16 +20,18 @@ from PIL import Image
 from torch import Tensor
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions.edits import Freeze, Knockout, Row, Write, check, telling
+from twohop_lib.interventions import hooks
+from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write, check, telling
 from twohop_lib.interventions.recording import Recording, between, extended, record
-from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked, stream_out
+from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out
+from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import decoded, encode, stop_ids
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.prompts import Prompt, render
-from twohop_lib.models.roles import ImageSite, token_roles
+from twohop_lib.models.roles import token_roles
 
-#: Rows (interventions) that are run at once, unless memory runs out.
-ROWS = 64
+#: Edits that are run at once, unless memory runs out.
+BATCH_SIZE = 64
 #: Tokens of the answer that tells whether splicing is exact.
 PROBE_LENGTH = 4
 #: Pictures whose features are kept.
@@ -37,7 +39,8 @@ PICTURES = 256
 #: Largest difference allowed, as a share of the largest logit (at least of 1), by dtype.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-Way = Literal["splice", "reference"]
+#: How an edit is carried out: by splicing, or as a whole run with plain hooks.
+Computation = Literal["splice", "reference"]
 
 
 #: Rows (a slice or their numbers), and the keys and values that they read before their own.
@@ -57,17 +60,17 @@ class _Splice:
             raise _Enough
         if not self.kept:
             return keys, values
-        return _whole(self.kept, keys, 0), _whole(self.kept, values, 1)
+        return _in_front(self.kept, keys, 0), _in_front(self.kept, values, 1)
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
         return self.kept[0][1][0].shape[2] if self.kept else 0
 
 
-def _whole(kept: Kept, own: Tensor, which: int) -> Tensor:
-    """What was kept, then a call's own, ``[row, heads, pos, d_head]``; each copied once."""
+def _in_front(kept: Kept, own: Tensor, which: int) -> Tensor:
+    """What was kept, then a call's own, ``[batch, heads, pos, d_head]``; each copied once."""
     width = kept[0][1][which].shape[2]
-    rows, heads, length, size = own.shape
-    out = own.new_empty(rows, heads, width + length, size)
+    batch, heads, length, size = own.shape
+    out = own.new_empty(batch, heads, width + length, size)
     out[:, :, width:] = own
     for at, pair in kept:
         out[at, :, :width] = pair[which].to(own.dtype)
@@ -81,21 +84,15 @@ class _Enough(Exception):
 # --- the engine -------------------------------------------------------------------------------
 
 
-class Engine:
-    """A model with its blocks found, that records prompts and runs interventions on them."""
+class Engine(Decoder):
+    """A decoder that records prompts, and runs edits of them ``batch_size`` at once."""
 
-    def __init__(self, model: Vlm | Llm, rows: int = ROWS) -> None:
-        self.owner, self.model, self.rows = model, model.model, rows
-        self.blocks = Blocks.of(model.model)
-        self.site = ImageSite.of(model, self.blocks) if isinstance(model, Vlm) else None
+    def __init__(self, model: Vlm | Llm, batch_size: int = BATCH_SIZE) -> None:
+        super().__init__(model)
+        self.batch_size = batch_size
         self._features: OrderedDict[str, Any] = OrderedDict()
-        self._exact: dict[str, Way] = {}
+        self._exact: dict[str, Computation] = {}
         self._causal: bool | None = None
-
-    @property
-    def n(self) -> int:
-        """How many blocks there are."""
-        return self.blocks.n
 
     @property
     def flash(self) -> bool:
@@ -107,8 +104,8 @@ class Engine:
         prompt: Prompt,
         picture: Image.Image | None = None,
         entity: str | None = None,
-        room: int = 0,
-        whole: bool = False,
+        max_new_tokens: int = 0,
+        from_start: bool = False,
     ) -> Recording:
         """Run one prompt, with its picture or with the name ``entity`` in it.
 
@@ -120,11 +117,11 @@ class Engine:
         roles = token_roles(self.owner, prompt, ids, self.site, entity)
         span = self._span(roles, picture)
         with self._vision_once(inputs):
-            if room and self._causal is None:
+            if max_new_tokens and self._causal is None:
                 self._causal = self._reads_back_only(inputs)
-            # Behind a prompt that is read in both directions, room would change it.
-            room = room if self._causal else 0
-            return record(self.model, self.blocks, inputs, roles, span, room, whole)
+            # Positions behind a prompt that is read in both directions would change it.
+            further = max_new_tokens if self._causal else 0
+            return record(self.model, self.blocks, inputs, roles, span, further, from_start)
 
     @torch.inference_mode()
     def _reads_back_only(self, inputs: dict[str, Any]) -> bool:
@@ -144,48 +141,51 @@ class Engine:
 
     # --- logits and answers ---
 
-    def logits(self, rows: Sequence[Row]) -> Tensor:
-        """Return the next-token logits ``[row, vocab]`` (float32) under each intervention."""
-        return self._in_batches(rows, lambda part: (self._run(part, 0)[0],))[0]
+    def logits(self, edits: Sequence[Edit]) -> Tensor:
+        """Return the next-token logits ``[batch, vocab]`` (float32) under each edit."""
+        return self._in_batches(edits, lambda part: (self._run(part, 0)[0],))[0]
 
-    def answers(self, rows: Sequence[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        """Return next-token logits ``[row, vocab]`` and the greedy answer under each intervention.
+    def answers(self, edits: Sequence[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        """Return next-token logits ``[batch, vocab]`` and the greedy answers under edits.
 
-        The recordings must have been made with ``room`` for ``max_new_tokens``.
+        The recordings must have been made for at least as many ``max_new_tokens``.
         """
-        short = [r for r in rows if self._causal and r.target.total - r.target.n < max_new_tokens]
+        short = [r for r in edits if self._causal and r.target.total - r.target.n < max_new_tokens]
         if short:
-            raise TwohopError("A recording leaves no room for an answer; record it with room.")
-        logits, texts = self._in_batches(rows, lambda part: self._run(part, max_new_tokens))
+            raise TwohopError(
+                "A recording has too few positions behind its prompt for an answer; record it with "
+                f"max_new_tokens={max_new_tokens}."
+            )
+        logits, texts = self._in_batches(edits, lambda part: self._run(part, max_new_tokens))
         return logits, texts
 
-    def path(self, row: Row) -> Way:
-        """Whether rows like this one are spliced, or run whole as plain hooks.
+    def computation(self, edit: Edit) -> Computation:
+        """Whether edits like this one are spliced, or carried out by hooks on whole runs.
 
-        Decided once for each layout of positions, by running one row both ways.
+        Decided once for each layout of positions, by running one edit both ways.
         """
-        place = f"{row.site} {row.since}" if isinstance(row, Write) else ""
-        key = f"{type(row).__name__} {place} {row.target.positions}"
+        place = f"{edit.site} {edit.since}" if isinstance(edit, Write) else ""
+        key = f"{type(edit).__name__} {place} {edit.target.positions}"
         if key not in self._exact:
-            exact = self._causal is not False and self._agrees(row)
+            exact = self._causal is not False and self._agrees(edit)
             self._exact[key] = "splice" if exact else "reference"
         return self._exact[key]
 
-    def _agrees(self, row: Row) -> bool:
-        """Whether a telling row of this kind comes out the same both ways."""
-        from twohop_lib.interventions import hooks
-
-        row = telling(row, self.n)
-        room = min(PROBE_LENGTH, row.target.total - row.target.n)
+    def _agrees(self, edit: Edit) -> bool:
+        """Whether a telling edit of this kind comes out the same both ways."""
+        edit = telling(edit, self.n_blocks)
+        length = min(PROBE_LENGTH, edit.target.total - edit.target.n)
         # Rounding may tip a word over in half precision; logits are compared with tolerance.
-        room = room if self.model.dtype == torch.float32 else 0
+        length = length if self.model.dtype == torch.float32 else 0
         try:
-            logits, said = self._spliced([row], room)
-            own = self.head(row.target.resid[self.n, -1:])[0]
+            logits, said = self._spliced([edit], length)
+            own = self.head(edit.target.resid[self.n_blocks, -1:])[0]
         except (UnsupportedSite, RuntimeError, TypeError, ValueError, IndexError):
             return False
-        same = self.close(logits[0], hooks.logits(self, row)) and self.close(own, row.target.logits)
-        return same and (not room or said[0] == hooks.answer(self, row, room))
+        same = self.close(logits[0], hooks.logits(self, edit)) and self.close(
+            own, edit.target.logits
+        )
+        return same and (not length or said[0] == hooks.answer(self, edit, length))
 
     def close(self, a: Tensor, b: Tensor) -> bool:
         """Whether two tensors of logits agree within rounding of the model's dtype."""
@@ -193,31 +193,31 @@ class Engine:
         tolerance = TOLERANCE.get(self.model.dtype, TOLERANCE[torch.bfloat16])
         return bool((a.to(b.device) - b).abs().max() <= tolerance * scale)
 
-    def _run(self, rows: list[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        if self.path(rows[0]) == "splice":
-            return self._spliced(rows, max_new_tokens)
-        from twohop_lib.interventions import hooks
-
-        logits = torch.stack([hooks.logits(self, row) for row in rows])
-        texts = [hooks.answer(self, row, max_new_tokens) for row in rows] if max_new_tokens else []
+    def _run(self, edits: list[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        if self.computation(edits[0]) == "splice":
+            return self._spliced(edits, max_new_tokens)
+        logits = torch.stack([hooks.logits(self, edit) for edit in edits])
+        texts = (
+            [hooks.answer(self, edit, max_new_tokens) for edit in edits] if max_new_tokens else []
+        )
         return logits, texts
 
-    def _in_batches(self, rows: Sequence[Row], run: Callable[[list[Row]], Any]) -> Any:
-        """Run rows of like layout together, and hand results back in the order given."""
+    def _in_batches(self, edits: Sequence[Edit], run: Callable[[list[Edit]], Any]) -> Any:
+        """Run edits of like layout together, and hand results back in the order given."""
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for i, row in enumerate(rows):
-            check(row, self.n)
-            until = row.until if isinstance(row, Freeze) else None
-            key = (type(row), row.target.n, row.since, row.target.positions, until)
+        for i, edit in enumerate(edits):
+            check(edit, self.n_blocks)
+            until = edit.until if isinstance(edit, Freeze) else None
+            key = (type(edit), edit.target.n, edit.since, edit.target.positions, until)
             groups.setdefault(key, []).append(i)
         found: dict[int, Any] = {}
-        size = self.rows
+        size = self.batch_size
         for group in groups.values():
             # Neighbours in depth and donor share work.
-            group.sort(key=lambda i: rows[i].enters)
+            group.sort(key=lambda i: edits[i].enters)
             while group:
                 part = group[:size]
-                done = _or_out_of_memory(run, [rows[i] for i in part])
+                done = _or_out_of_memory(run, [edits[i] for i in part])
                 if done is None:
                     if len(part) == 1:
                         raise TwohopError(
@@ -229,155 +229,159 @@ class Engine:
                 for place, values in zip(part, zip(*done, strict=True), strict=True):
                     found[place] = values
                 group = group[len(part) :]
-        columns = list(zip(*(found[i] for i in range(len(rows))), strict=True))
+        columns = list(zip(*(found[i] for i in range(len(edits))), strict=True))
         return [torch.stack(columns[0]), *(list(column) for column in columns[1:])]
 
     # --- the splice ---
 
     @torch.inference_mode()
-    def _spliced(self, rows: list[Row], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        forward = self._frozen if isinstance(rows[0], Freeze) else self._forward
-        last, own = forward(rows, keep=max_new_tokens > 0)
+    def _spliced(self, edits: list[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
+        forward = self._frozen if isinstance(edits[0], Freeze) else self._forward
+        last, own = forward(edits, keep=max_new_tokens > 0)
         logits = self.head(last)
         if not max_new_tokens:
-            return logits, [""] * len(rows)
-        return logits, self._generate(rows, own, logits, max_new_tokens)
+            return logits, [""] * len(edits)
+        return logits, self._generate(edits, own, logits, max_new_tokens)
 
     def _forward(
-        self, rows: list[Row], keep: bool
+        self, edits: list[Edit], keep: bool
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """Run rows (sorted by the block they enter at) to the top.
+        """Run edits (sorted by the block they enter at) to the top.
 
-        Returns the stream at the last position ``[row, d_model]``, and with ``keep`` each block's
+        Returns the stream at the last position ``[batch, d_model]``, and with ``keep`` each block's
         keys and values of the positions from ``since`` on.
         """
-        since, n = rows[0].since, rows[0].target.n
-        order = sorted(range(len(rows)), key=lambda i: rows[i].enters)
-        rows = [rows[i] for i in order]
+        since, n = edits[0].since, edits[0].target.n
+        order = sorted(range(len(edits)), key=lambda i: edits[i].enters)
+        edits = [edits[i] for i in order]
         stream: Tensor | None = None
         own: list[tuple[Tensor, Tensor] | None] = []
-        for b in range(self.n):
-            new = [row.target.stream(b, since) for row in rows if row.enters == b]
+        for b in range(self.n_blocks):
+            new = [edit.target.stream(b, since) for edit in edits if edit.enters == b]
             if new:
                 stream = torch.cat([*([] if stream is None else [stream]), *new])
-            active = [row for row in rows if row.enters <= b]
+            active = [edit for edit in edits if edit.enters <= b]
             made = None
             if active:
-                stream, made = self.step(b, stream, active, since, n)
-            own.append(self._all_rows(b, rows, len(active), made, since) if keep else None)
-        return self._top(rows, order, stream, own)
+                stream, made = self.run_block(b, stream, active, since, n)
+            own.append(self._all_rows(b, edits, len(active), made, since) if keep else None)
+        return self._top(edits, order, stream, own)
 
     def _top(
-        self, rows: list[Row], order: list[int], stream: Tensor | None, own: list[Any]
+        self, edits: list[Edit], order: list[int], stream: Tensor | None, own: list[Any]
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """The last position's stream and what was kept, in the order in which rows were given."""
+        """The last position's stream and what was kept, in the order in which edits were given."""
         ran = [] if stream is None else [stream[:, -1]]
-        idle = [row.target.resid[self.n, -1:] for row in rows if row.enters >= self.n]
+        idle = [
+            edit.target.resid[self.n_blocks, -1:] for edit in edits if edit.enters >= self.n_blocks
+        ]
         last = torch.cat([*ran, *idle])
         back = torch.tensor(order, device=last.device).argsort()
         return last[back], [None if kv is None else (kv[0][back], kv[1][back]) for kv in own]
 
     def _frozen(
-        self, rows: list[Freeze], keep: bool
+        self, edits: list[Freeze], keep: bool
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """As :meth:`_forward`, for frozen rows of one ``until``.
+        """As :meth:`_forward`, for frozen edits of one ``until``.
 
         While frozen, a block is run on the span only as far as its keys and values; from block
         ``until`` on, the span is run along.
         """
-        order = sorted(range(len(rows)), key=lambda i: rows[i].enters)
-        rows = [rows[i] for i in order]
-        (start, stop), n, until = rows[0].target.span, rows[0].target.n, rows[0].until
+        order = sorted(range(len(edits)), key=lambda i: edits[i].enters)
+        edits = [edits[i] for i in order]
+        (start, stop), n, until = edits[0].target.span, edits[0].target.n, edits[0].until
         width = stop - start
         stream: Tensor | None = None
         own: list[tuple[Tensor, Tensor] | None] = []
-        for b in range(self.n):
-            new = [row.target.stream(b, stop) for row in rows if row.enters == b]
+        for b in range(self.n_blocks):
+            new = [edit.target.stream(b, stop) for edit in edits if edit.enters == b]
             if new:
                 stream = torch.cat([*([] if stream is None else [stream]), *new])
-            active = [row for row in rows if row.enters <= b]
+            active = [edit for edit in edits if edit.enters <= b]
             made = None
             if active and b <= until:
-                held = torch.cat([row.target.stream(row.layer, start)[:, :width] for row in active])
+                held = torch.cat(
+                    [edit.target.stream(edit.layer, start)[:, :width] for edit in active]
+                )
             if active and b < until:
                 frozen = self._keys_and_values(b, held, active, start, stop)
-                stream, made = self.step(b, stream, active, stop, n, frozen)
+                stream, made = self.run_block(b, stream, active, stop, n, frozen)
                 made = tuple(torch.cat(pair, dim=2) for pair in zip(frozen, made, strict=True))
             elif active:
                 if b == until:
                     stream = torch.cat([held, stream], dim=1)
-                stream, made = self.step(b, stream, active, start, n)
-            own.append(self._all_rows(b, rows, len(active), made, start) if keep else None)
-        return self._top(rows, order, stream, own)
+                stream, made = self.run_block(b, stream, active, start, n)
+            own.append(self._all_rows(b, edits, len(active), made, start) if keep else None)
+        return self._top(edits, order, stream, own)
 
     def _keys_and_values(
-        self, b: int, stream: Tensor, rows: Sequence[Row], lo: int, hi: int
+        self, b: int, stream: Tensor, edits: Sequence[Edit], lo: int, hi: int
     ) -> tuple[Tensor, Tensor]:
         """Keys and values that block b makes of a stream at the positions [lo, hi)."""
         cache = _Splice([], stop=True)
         with contextlib.suppress(_Enough):
-            self.blocks.blocks[b](stream, past_key_values=cache, **self.call(b, rows, lo, hi))
+            self.blocks.blocks[b](stream, past_key_values=cache, **self.call(b, edits, lo, hi))
         if cache.own is None:
             raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
         return cache.own
 
     def _all_rows(
-        self, b: int, rows: list[Row], active: int, made: Any, since: int
+        self, b: int, edits: list[Edit], active: int, made: Any, since: int
     ) -> tuple[Tensor, Tensor] | None:
-        """A block's keys and values from ``since`` on: rows not yet entered have the target's."""
+        """A block's keys and values from ``since`` on: edits not yet entered have the target's."""
         if b in self.blocks.cross:
             return None
         parts: list[list[Tensor]] = [[made[0]], [made[1]]] if made is not None else [[], []]
-        for row in rows[active:]:
-            parts[0].append(row.target.keys[b][:, :, since:])
-            parts[1].append(row.target.values[b][:, :, since:])
+        for edit in edits[active:]:
+            parts[0].append(edit.target.keys[b][:, :, since:])
+            parts[1].append(edit.target.values[b][:, :, since:])
         return torch.cat(parts[0]), torch.cat(parts[1])
 
-    def step(
+    def run_block(
         self,
         b: int,
         stream: Tensor,
-        rows: Sequence[Row],
+        edits: Sequence[Edit],
         lo: int,
         hi: int,
         between: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Run block b on the positions [lo, hi) of each row, as rows of one batch.
+        """Run block b on the positions [lo, hi) of each edit, as rows of one batch.
 
-        ``stream`` is ``[row, hi - lo, d_model]``. Positions before ``lo`` are read from the
-        recordings that the rows name; ``between`` are keys and values of the last of them, if
+        ``stream`` is ``[batch, hi - lo, d_model]``. Positions before ``lo`` are read from the
+        recordings that the edits name; ``between`` are keys and values of the last of them, if
         they are others. Returns what leaves the block, and its own keys and values.
         """
-        call = self.call(b, rows, lo, hi)
-        stream = self._written(b, stream, rows, lo)
+        call = self.call(b, edits, lo, hi)
+        stream = self._written(b, stream, edits, lo)
         if b in self.blocks.cross:
             out = stream_out(self.blocks.blocks[b](stream, **call))
-            return _past_cross(b, stream, out, rows, lo), None
+            return _past_cross(b, stream, out, edits, lo), None
         read = lo if between is None else lo - between[0].shape[2]
-        cache = _Splice(_joined(self._kept(b, rows, read), between))
-        with hooked(after=self._parts_written(b, rows, lo)):
+        cache = _Splice(_joined(self._kept(b, edits, read), between))
+        with hooked(after=self._parts_written(b, edits, lo)):
             out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
         if cache.own is None:
             raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
         return out, cache.own
 
-    def _written(self, b: int, stream: Tensor, rows: Sequence[Row], lo: int) -> Tensor:
-        """The stream entering block b, with what rows write over it."""
-        writes = [isinstance(r, Write) and r.site == "resid" and b in r.values for r in rows]
+    def _written(self, b: int, stream: Tensor, edits: Sequence[Edit], lo: int) -> Tensor:
+        """The stream entering block b, with what edits write over it."""
+        writes = [isinstance(r, Write) and r.site == "resid" and b in r.values for r in edits]
         if any(writes):
             stream = stream.clone()
-            for i, row in enumerate(rows):
+            for i, edit in enumerate(edits):
                 if writes[i]:
-                    row.onto(stream[i], b, [p - lo for p in row.positions])
+                    edit.onto(stream[i], b, [p - lo for p in edit.positions])
         return stream
 
-    def _parts_written(self, b: int, rows: Sequence[Row], lo: int) -> dict[Any, Any]:
+    def _parts_written(self, b: int, edits: Sequence[Edit], lo: int) -> dict[Any, Any]:
         """Hooks that write over what block b's MLP and attention add, row by row."""
         found = {}
         for site in ("mlp", "attn"):
             at = [
                 i
-                for i, r in enumerate(rows)
+                for i, r in enumerate(edits)
                 if isinstance(r, Write) and r.site == site and b in r.values
             ]
             if not at:
@@ -385,18 +389,18 @@ class Engine:
 
             def write(x: Tensor, at: list[int] = at) -> Tensor:
                 # Mixtures of experts hand their tokens back as one row.
-                y = x.clone().reshape(len(rows), -1, x.shape[-1])
+                y = x.clone().reshape(len(edits), -1, x.shape[-1])
                 for i in at:
-                    rows[i].onto(y[i], b, [p - lo for p in rows[i].positions])
+                    edits[i].onto(y[i], b, [p - lo for p in edits[i].positions])
                 return y.reshape(x.shape)
 
             part = self.blocks.mlp(b) if site == "mlp" else self.blocks.attn(b)
             found[part] = write
         return found
 
-    def call(self, b: int, rows: Sequence[Row], lo: int, hi: int) -> dict[str, Any]:
+    def call(self, b: int, edits: Sequence[Edit], lo: int, hi: int) -> dict[str, Any]:
         """What the model called block b with, for the positions [lo, hi)."""
-        target = rows[0].target
+        target = edits[0].target
         call = {
             name: between(value, name, target.total, lo, hi)
             for name, value in target.calls[b].items()
@@ -404,22 +408,22 @@ class Engine:
         if b in self.blocks.cross:
             for name in target.calls[b]:
                 if name.endswith("_states") and isinstance(target.calls[b][name], Tensor):
-                    call[name] = torch.cat([row.source(b).calls[b][name] for row in rows])
+                    call[name] = torch.cat([edit.source(b).calls[b][name] for edit in edits])
             return call
         if "attention_mask" in call:
             call["attention_mask"] = _masked(
-                call["attention_mask"], b, rows, lo, hi, target, self.flash
+                call["attention_mask"], b, edits, lo, hi, target, self.flash
             )
         return call
 
-    def _kept(self, b: int, rows: Sequence[Row], lo: int) -> Kept:
-        """What rows read in block b at positions before ``lo``, rows of one source together."""
+    def _kept(self, b: int, edits: Sequence[Edit], lo: int) -> Kept:
+        """What edits read in block b at positions before ``lo``, edits of one source together."""
         if not lo:
             return []
         at: dict[int, list[int]] = {}
         sources = {}
-        for i, row in enumerate(rows):
-            source = row.source(b)
+        for i, edit in enumerate(edits):
+            source = edit.source(b)
             sources[id(source)] = source
             at.setdefault(id(source), []).append(i)
         return [
@@ -434,7 +438,7 @@ class Engine:
 
     @torch.inference_mode()
     def head(self, stream: Tensor) -> Tensor:
-        """Return logits ``[row, vocab]`` (float32) of streams ``[row, d_model]`` at the top.
+        """Return logits ``[batch, vocab]`` (float32) of streams ``[batch, d_model]`` at the top.
 
         The model itself turns one into the other; its blocks merely pass the stream on.
         """
@@ -467,16 +471,16 @@ class Engine:
 
     def _generate(
         self,
-        rows: list[Row],
+        edits: list[Edit],
         own: list[tuple[Tensor, Tensor] | None],
         logits: Tensor,
         max_new_tokens: int,
     ) -> list[str]:
-        """Go on from a spliced run, greedily; rows that have stopped are dropped."""
+        """Go on from a spliced run, greedily; edits that have stopped are dropped."""
         stops = stop_ids(self.owner)
-        said: list[list[int]] = [[] for _ in rows]
-        alive = list(range(len(rows)))
-        since, n = rows[0].since, rows[0].target.n
+        said: list[list[int]] = [[] for _ in edits]
+        alive = list(range(len(edits)))
+        since, n = edits[0].since, edits[0].target.n
         tokens = logits.argmax(-1)
         for t in range(max_new_tokens):
             for place, token in zip(alive, tokens.tolist(), strict=True):
@@ -489,20 +493,20 @@ class Engine:
                 tokens = tokens[going]
                 own = [None if kv is None else (kv[0][going], kv[1][going]) for kv in own]
             stream = self.blocks.embed(tokens[:, None].to(self.blocks.embed.weight.device))
-            parts = [rows[place] for place in alive]
-            for b in range(self.n):
+            parts = [edits[place] for place in alive]
+            for b in range(self.n_blocks):
                 stream, own[b] = self._one_more(b, stream, parts, own[b], since, n + t)
             tokens = self.head(stream[:, -1]).argmax(-1)
         return [decoded(self.owner.tokenizer, ids, stops) for ids in said]
 
     def _one_more(
-        self, b: int, stream: Tensor, rows: list[Row], own: Any, since: int, at: int
+        self, b: int, stream: Tensor, edits: list[Edit], own: Any, since: int, at: int
     ) -> tuple[Tensor, Any]:
-        call = self.call(b, rows, at, at + 1)
+        call = self.call(b, edits, at, at + 1)
         if b in self.blocks.cross:
             out = stream_out(self.blocks.blocks[b](stream, **call))
-            return _past_cross(b, stream, out, rows, at), None
-        cache = _Splice(_joined(self._kept(b, rows, since), own))
+            return _past_cross(b, stream, out, edits, at), None
+        cache = _Splice(_joined(self._kept(b, edits, since), own))
         out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
         grown = tuple(torch.cat([o, c], dim=2) for o, c in zip(own, cache.own, strict=True))
         return out, grown
@@ -543,14 +547,14 @@ class Engine:
 def _masked(
     mask: Tensor | None,
     b: int,
-    rows: Sequence[Row],
+    edits: Sequence[Edit],
     lo: int,
     hi: int,
     target: Recording,
     flash: bool,
 ) -> Tensor | None:
-    """A block's attention mask for the queries [lo, hi), with each row's edges knocked out."""
-    cut = [isinstance(row, Knockout) and row.start <= b < row.stop for row in rows]
+    """A block's attention mask for the queries [lo, hi), with each edit's edges knocked out."""
+    cut = [isinstance(edit, Knockout) and edit.start <= b < edit.stop for edit in edits]
     if flash and any(cut):
         raise UnsupportedSite(
             "Flash attention takes no mask that single edges can be cut from; load the model "
@@ -567,15 +571,17 @@ def _masked(
         return mask
     if mask.ndim != 4:
         raise UnsupportedSite("This attention takes no mask that single edges can be cut from.")
-    mask = mask.expand(len(rows), -1, -1, -1).clone()
+    mask = mask.expand(len(edits), -1, -1, -1).clone()
     nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    for r, row in enumerate(rows):
+    for r, edit in enumerate(edits):
         if cut[r]:
             # A token generated later stands for the last position of the prompt.
-            queries = [q - lo for q in row.queries if lo <= q < hi]
-            queries += [p - lo for p in range(max(lo, target.n), hi) if target.n - 1 in row.queries]
+            queries = [q - lo for q in edit.queries if lo <= q < hi]
+            queries += [
+                p - lo for p in range(max(lo, target.n), hi) if target.n - 1 in edit.queries
+            ]
             for q in queries:
-                mask[r, :, q, list(row.keys)] = nothing
+                mask[r, :, q, list(edit.keys)] = nothing
     return mask
 
 
@@ -585,27 +591,27 @@ def _joined(first: Kept, second: tuple[Tensor, Tensor] | None) -> Kept:
         return first
     if not first:
         return [(slice(None), second)]
-    return [(slice(None), (_whole(first, second[0], 0), _whole(first, second[1], 1)))]
+    return [(slice(None), (_in_front(first, second[0], 0), _in_front(first, second[1], 1)))]
 
 
-def _past_cross(b: int, stream: Tensor, out: Tensor, rows: Sequence[Row], lo: int) -> Tensor:
+def _past_cross(b: int, stream: Tensor, out: Tensor, edits: Sequence[Edit], lo: int) -> Tensor:
     """Let queries that may not see the picture pass a cross-attention block unchanged.
 
     That is what such a block does to text without a picture.
     """
     out = out.clone()
-    for r, row in enumerate(rows):
-        if isinstance(row, Knockout) and row.start <= b < row.stop and not row.keys:
-            at = [q - lo for q in row.queries if 0 <= q - lo < stream.shape[1]]
-            if lo >= row.target.n and row.target.n - 1 in row.queries:
+    for r, edit in enumerate(edits):
+        if isinstance(edit, Knockout) and edit.start <= b < edit.stop and not edit.keys:
+            at = [q - lo for q in edit.queries if 0 <= q - lo < stream.shape[1]]
+            if lo >= edit.target.n and edit.target.n - 1 in edit.queries:
                 at = list(range(stream.shape[1]))
             out[r, at] = stream[r, at]
     return out
 
 
-def _or_out_of_memory(run: Callable[[list[Row]], Any], rows: list[Row]) -> Any:
+def _or_out_of_memory(run: Callable[[list[Edit]], Any], edits: list[Edit]) -> Any:
     try:
-        return run(rows)
+        return run(edits)
     except torch.OutOfMemoryError:
         pass
     if torch.cuda.is_available():

@@ -46,10 +46,10 @@ class Recorder:
         task: Task,
         picture: bool,
         length: int,
-        whole: bool = False,
+        from_start: bool = False,
     ) -> None:
         self.engine, self.benchmark, self.task = engine, benchmark, task
-        self.picture, self.length, self.whole = picture, length, whole
+        self.picture, self.length, self.from_start = picture, length, from_start
         self.made: dict[tuple[str, ...], Recording] = {}
 
     def __call__(self, shown: Question, asked: Question | None = None) -> Recording:
@@ -65,7 +65,7 @@ class Recorder:
                 # The donor's name in the target's question.
                 prompt = Prompt(prompt.kind, prompt.text.replace(asked.entity, shown.entity), False)
                 entity = shown.entity
-            self.made[key] = self.engine.record(prompt, image, entity, self.length, self.whole)
+            self.made[key] = self.engine.record(prompt, image, entity, self.length, self.from_start)
         return self.made[key]
 
 
@@ -168,7 +168,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 def own_blocks(engine: Engine) -> list[int]:
     """The blocks that a VLM shares with its backbone: all but inserted cross-attention ones."""
-    return [b for b in range(engine.n) if b not in engine.blocks.cross]
+    return [b for b in range(engine.n_blocks) if b not in engine.blocks.cross]
 
 
 def receiving(engine: Engine, target: Recording) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ def named_recording(
     """The backbone's run on a question that names an entity (another's name: ``named``)."""
     entity = (named or question).entity
     text = question.question_by_name.replace(question.entity, entity)
-    return backbone.record(Prompt("by_name", text, False), None, entity, whole=True)
+    return backbone.record(Prompt("by_name", text, False), None, entity, from_start=True)
 
 
 def _told(pair: Pair, said: str) -> dict[str, Any]:

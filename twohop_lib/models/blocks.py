@@ -4,9 +4,9 @@ No table of model names: a list of modules is the decoder if each of its members
 and returns the residual stream (``[batch, pos, d_model]``); a member's attention and MLP are the
 two children whose outputs, added to what enters the block, make what leaves it.
 
-Index frame: ``resid[l]``, l = 0 … n, is the stream *entering* block l; ``resid[0]`` are the
-embeddings with the picture's features merged in, and ``resid[n]`` leaves the last block, before
-the final norm. ``mlp_out[b]`` and ``attn_out[b]`` are what block b's MLP and attention add.
+Index frame, of L blocks: ``resid[l]``, l = 0 … L, is the stream *entering* block l; ``resid[0]``
+are the embeddings with the picture's features merged in, and ``resid[L]`` leaves the last block,
+before the final norm. ``mlp_out[b]`` and ``attn_out[b]`` are what block b's MLP and attention add.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class UnsupportedSite(TwohopError):
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The decoder of a model: ``n`` blocks of width ``d_model``, and what lies around them.
+    """The decoder of a model: ``n_blocks`` blocks of width ``d_model``, and what lies around them.
 
     ``attns[b]`` and ``mlps[b]`` are the modules whose outputs block b adds to the stream, None
     where no two children account for what the block adds (:meth:`mlp` and :meth:`attn` say so).
-    ``cross`` are the indices of blocks that attend to a picture outside of the stream. ``path``
-    is the blocks' place in the model (``model.language_model.layers``).
+    ``cross`` are the indices of blocks that attend to a picture outside of the stream. ``name``
+    is the list's dotted name in the model (``model.language_model.layers``).
     """
 
     model: Any
-    path: str
+    name: str
     blocks: tuple[nn.Module, ...]
     attns: tuple[nn.Module | None, ...] = field(repr=False)
     mlps: tuple[nn.Module | None, ...] = field(repr=False)
@@ -50,7 +50,7 @@ class Blocks:
     cross: tuple[int, ...] = ()
 
     @property
-    def n(self) -> int:
+    def n_blocks(self) -> int:
         """How many blocks there are, cross-attention blocks counted."""
         return len(self.blocks)
 
@@ -114,8 +114,8 @@ class Blocks:
                 ) from error
         fitting = [
             found
-            for path, parent, members in lists
-            if (found := _decoder(model, path, parent, members, trace, ids.shape[1]))
+            for name, parent, members in lists
+            if (found := _decoder(model, name, parent, members, trace, ids.shape[1]))
         ]
         if not fitting:
             raise TwohopError(
@@ -123,7 +123,7 @@ class Blocks:
                 "order, each take and return a residual stream of shape [batch, pos, d_model] on "
                 f"a text of {ids.shape[1]} tokens; this layout is not supported."
             )
-        return max(fitting, key=lambda found: found.n)
+        return max(fitting, key=lambda found: found.n_blocks)
 
 
 def stream_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -235,8 +235,8 @@ def _candidates(model: Any) -> list[tuple[str, nn.Module, tuple[nn.Module, ...]]
     for parent_name, parent in model.named_modules():
         for name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child):
-                path = f"{parent_name}.{name}" if parent_name else name
-                found.append((path, parent, tuple(child)))
+                where = f"{parent_name}.{name}" if parent_name else name
+                found.append((where, parent, tuple(child)))
     return found
 
 
@@ -258,7 +258,7 @@ def _probe_ids(model: Any) -> Tensor:
 
 def _decoder(
     model: Any,
-    path: str,
+    name: str,
     parent: nn.Module,
     members: tuple[nn.Module, ...],
     trace: _Trace,
@@ -289,7 +289,7 @@ def _decoder(
     parts = [_parts(m, trace) if m in trace.entered else (None, None) for m in members]
     return Blocks(
         model=model,
-        path=path,
+        name=name,
         blocks=members,
         attns=tuple(a for a, _ in parts),
         mlps=tuple(m for _, m in parts),

@@ -52,7 +52,7 @@ def image_states(
         picture = benchmark.image(question).convert("RGB")
         prompt = prompt_of(question, "identify", True)
         for number in views:
-            made = engine.record(prompt, view(picture, number), whole=True)
+            made = engine.record(prompt, view(picture, number), from_start=True)
             places = {"image": receiving(engine, made)[-1], "last": made.n - 1}
             for role, at in places.items():
                 found[role].append(made.resid[:, at - made.first].float().cpu().numpy())
@@ -65,7 +65,7 @@ def name_states(backbone: Engine, questions: Sequence[Question]) -> FloatArray:
     states = []
     for question in questions:
         prompt = Prompt("by_name", f"{question.entity}\n{question.identify_prompt}", False)
-        made = backbone.record(prompt, None, question.entity, whole=True)
+        made = backbone.record(prompt, None, question.entity, from_start=True)
         at = made.roles.entity[-1] - made.first
         states.append(made.resid[:, at].float().cpu().numpy())
     return np.stack(states)

@@ -67,7 +67,7 @@ SWEEP_COLUMNS = [
     "answer",
     "correct",
     "unchanged",
-    "path",
+    "computation",
 ]
 HELD_OUT_WORDINGS = ("held-out-1", "held-out-2")
 COMMAND = "twohop organism study"
@@ -128,7 +128,7 @@ def sweep(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.DataFr
         pairs = pairs_for(model, chosen, task, {q.entity_id for q in asked}, DONORS)
         frames.append(cross_patch(engine, chosen, pairs, task, by, labels=labels))
         with contextlib.suppress(UnsupportedSite):
-            ends = freeze_ends(engine.n)
+            ends = freeze_ends(engine.n_blocks)
             frames.append(freeze(engine, chosen, asked, task, by, ends, labels=labels))
         if by == "picture":
             frames.append(knockout(engine, chosen, asked, task, labels=labels))
@@ -152,15 +152,15 @@ def recalls(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.Data
     pairs = pairs_for(backbone.owner, chosen, "fact", everyone, 1)
     labels = {"model": name, "seed": seed}
     if name == "backbone":
-        states = sorted({1, max(2, backbone.n // 4), 3})
+        states = sorted({1, max(2, backbone.n_blocks // 4), 3})
         frames = [deadline(backbone, chosen, pairs, states, labels)]
         return pd.concat(frames).reindex(columns=RECALL_COLUMNS)
     engine = Engine(load_vlm(folder / name))
     houses = one_per_entity(standard.questions)
     images = probes.image_states(engine, standard, houses)["image"][:, 0]
-    names = probes.name_states(backbone, houses)[:, max(2, backbone.n // 4)]
+    names = probes.name_states(backbone, houses)[:, max(2, backbone.n_blocks // 4)]
     _, test = probes.halves(len(houses))
-    own = [*own_blocks(engine), engine.n]
+    own = [*own_blocks(engine), engine.n_blocks]
     found = probes.name_likeness(images[:, own], names)
     likeness = probes.tidy(found, [houses[i].entity_id for i in test])
     frames = [likeness.assign(experiment="name-likeness", **labels)]
