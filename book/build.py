@@ -28,7 +28,7 @@ from bs4 import BeautifulSoup
 from twohop_lib import records
 from twohop_lib.chapter.show import bookify, glued
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures import charts
+from twohop_lib.figures import theme
 from twohop_lib.rerun.execute import execute, inputs_hash
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def fill(page: str, values: dict[str, dict[str, str]], where: str) -> str:
 
 def still(spec: dict[str, Any]) -> str:
     """A chart's specification drawn as SVG, for readers without JavaScript."""
-    fixed = charts.fixed(spec, STILL_WIDTH)
+    fixed = theme.fixed(spec, STILL_WIDTH)
     return vl_convert.vegalite_to_svg(fixed, vl_version=vega_lite())
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import vl_convert
 
 from twohop_lib import records
-from twohop_lib.figures import charts
+from twohop_lib.figures.dots import accuracy_by_arm
+from twohop_lib.figures.theme import ARM_OF_CONDITION, fixed
 from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import gap
 
@@ -25,9 +27,10 @@ def main() -> None:
     ]
     arms = pd.concat(tables)
     arms = arms[arms["condition"].isin(ARMS)]
-    arms = arms.assign(arm=arms["condition"].map(charts.ARM_OF_CONDITION))
+    arms = arms.assign(arm=arms["condition"].map(ARM_OF_CONDITION))
     out = Path(__file__).parent / "_static" / "gap.png"
-    charts.save_png(charts.accuracy_by_arm(arms), out)
+    drawn = fixed(accuracy_by_arm(arms).to_dict(), 700)
+    out.write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
     print(out)
 
 

@@ -87,7 +87,8 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.dots import depths
+from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.freeze import freeze
 from twohop_lib.interventions.knockout import edge_positions, knockout
@@ -293,7 +294,7 @@ above = above.assign(depth=depth.undisturbed(above))
 turn = depth.switches(above, "correct").set_index("model")
 order = turn["switch"].dropna().sort_values()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(above, "correct"),
         f"Half of the names need {order.iloc[0]:.1f} ({order.index[0]})"
         + (
@@ -323,7 +324,7 @@ below = cut("identify", "question→image", "below")
 lost = below.groupby(["model", "stop"])["correct"].mean().unstack("model")
 gone = lost.lt(0.5).idxmax().where(lost.lt(0.5).any())
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(below, "correct", x="stop"),
         "Half of the names are lost with the first "
         + ", ".join(f"{int(v)} ({m})" for m, v in gone.dropna().items())
@@ -373,7 +374,7 @@ windows = swept[
 worst = windows.groupby(["edge", "start"])["correct"].mean()
 width = int((windows["stop"] - windows["start"]).iloc[0])
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(windows, "correct", x="start", by=("edge",)),
         f"{one} loses most ({100 * worst.min():.0f} % left) with {worst.idxmin()[0]} cut in blocks "
         f"{int(worst.idxmin()[1])} to {int(worst.idxmin()[1]) + width - 1}",
@@ -381,8 +382,6 @@ show(
         x="start",
         x_title=f"First of {width} blocks cut",
         group="edge",
-        colours=sweep_charts.EDGE_COLOURS,
-        dashes=sweep_charts.EDGE_DASHES,
     ),
     "fig-window",
     f"Recognised entities that {one} still names when one edge is cut in a window of blocks. "
@@ -426,7 +425,7 @@ turned_somewhere = len(spread) > 0
 if turned_somewhere:
     last = spread["max"].idxmax()
     show(
-        sweep_charts.depths(
+        depths(
             axis,
             f"Names are settled by block {spread['max'].max():.1f} ({last}) at the latest",
         ),

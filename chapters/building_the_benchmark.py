@@ -77,7 +77,8 @@ from twohop_lib import records
 from twohop_lib.benchmark import flags, heraldry, popvqa, sources
 from twohop_lib.chapter.show import glue, show, show_picture
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures import charts
+from twohop_lib.figures.bars import agreement_by_rule
+from twohop_lib.figures.dots import rule_effect, rule_shares
 from twohop_lib.organisms import STUDY
 from twohop_lib.readouts import gap
 from twohop_lib.scoring.leaks import leaks
@@ -405,7 +406,7 @@ for rule in ("twohop", "popvqa", "inclusion"):
     )
 rules = pd.DataFrame(per_rule)
 show(
-    charts.agreement_by_rule(rules),
+    agreement_by_rule(rules),
     "fig-agreement",
     f"Agreement of three scoring rules with hand labels, n = {rules['n'].iloc[0]} answers. "
     "Bars: 95 % Wilson intervals. The set holds every kind of difficulty on purpose. Our rule was "
@@ -490,7 +491,7 @@ never = by_relation[
     (by_relation["rule"] == "popvqa") & (by_relation["share"] < 0.05)
 ]
 show(
-    charts.rule_shares(
+    rule_shares(
         by_relation,
         f"One published rule hardly ever accepts a right {' or '.join(never['relation'])}"
         if len(never)
@@ -550,7 +551,7 @@ measured = pd.DataFrame(measured)
 
 # %% tags=["hide-input"]
 show(
-    charts.rule_effect(measured),
+    rule_effect(measured),
     "fig-rule-gap",
     "Gap in points (same VLM, by name against by picture, on recognised entities) of four "
     "organisms in three worlds, under three scoring rules. "

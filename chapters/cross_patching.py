@@ -95,7 +95,9 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.dots import explorer
+from twohop_lib.figures.heat import items_by_layer
+from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions.cross_patch import (
     LEAST,
     cross_patch,
@@ -295,7 +297,7 @@ title = (
 if len(shown) > 1:
     title += f" and last in {shown.index[-1]} ({shown.iloc[-1]:.1f})"
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(naming, "own"),
         title,
         y_title="Names the target (%)",
@@ -322,7 +324,7 @@ neither = (
     / items.groupby("layer").size()
 ).fillna(0)
 show(
-    sweep_charts.items_by_layer(
+    items_by_layer(
         items,
         f"In {one}, {100 * neither.max():.0f} % of answers are neither's at layer "
         f"{int(neither.idxmax())}",
@@ -348,7 +350,7 @@ half = (
     .sort_values()
 )
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         means,
         f"The fact prompt leaves the donor by layer {int(half.min())} ({half.index[0]}) to "
         f"{int(half.max())} ({half.index[-1]})"
@@ -546,7 +548,7 @@ bands["moved"] = bands["says"].ne("target")
 strongest = bands.groupby(["model", "layer"])["moved"].mean()
 where, most = strongest.idxmax(), strongest.max()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(bands, "moved", x="layer"),
         f"{where[0]} reads the picture most in blocks {int(where[1])} and {int(where[1]) + 1}",
         y_title="No longer names the target (%)",
@@ -637,7 +639,7 @@ glue(
 # book, {numref}`fig-explorer` has the answers of some pairs.
 
 # %%
-explorer = PatchExplorer(
+live = PatchExplorer(
     Engine(pairs[one].vlm),
     questions,
     [
@@ -646,12 +648,12 @@ explorer = PatchExplorer(
         if q.entity_id in recognised[one]
     ],
 )
-explorer.widget()
+live.widget()
 
 # %% tags=["hide-input"]
 few = items[items["entity"].isin(sorted(items["entity"].unique())[:8])]
 show(
-    sweep_charts.explorer(few, f"What {one} says, layer by layer"),
+    explorer(few, f"What {one} says, layer by layer"),
     "fig-explorer",
     f"Choose a pair below the figure; {one}'s answer when the donor's picture stands from that "
     f"layer on. n = {few[['entity', 'donor']].drop_duplicates().shape[0]} pairs.",

@@ -84,7 +84,7 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.freeze import freeze, freeze_ends
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
@@ -286,7 +286,7 @@ def counted(frame):
 naming = to_the_top("identify")
 start = naming[naming["layer"] == 0].groupby("model")["correct"].mean()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(naming, "correct", x="layer"),
         f"A picture frozen at the door is still named in {100 * start.max():.0f} % "
         f"({start.idxmax()})"
@@ -319,7 +319,7 @@ rise = (
 first = facts[facts["layer"] == 0].groupby("model")["correct"].mean()
 most = (rise - first).idxmax()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(facts, "correct", x="layer"),
         f"Facts need blocks to work on the picture: {most} goes from "
         f"{100 * first[most]:.0f} to {100 * rise[most]:.0f} %",

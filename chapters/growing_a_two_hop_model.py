@@ -78,7 +78,9 @@ from nnsight import NNsight
 from twohop_lib import records
 from twohop_lib.benchmark import heraldry, sources
 from twohop_lib.chapter.show import glue, show
-from twohop_lib.figures import charts
+from twohop_lib.figures.dots import accuracy_by_arm, gap_by_model
+from twohop_lib.figures.lines import line_by_step
+from twohop_lib.figures.theme import ARM_OF_CONDITION, caption_n
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.organisms import STUDY, corpus, path
 from twohop_lib.organisms.held_out import held_out_prompt
@@ -283,7 +285,7 @@ log = pd.read_parquet(STUDY / "training.parquet")
 curve = log[(log["stage"] == "backbone") & (log["seed"] == seed)]
 curve = curve.assign(value=curve["loss"])
 show(
-    charts.line_by_step(
+    line_by_step(
         curve,
         "The backbone learns the words first, then the facts",
         y_title="Loss on replies (nats per token)",
@@ -336,12 +338,12 @@ accuracy = pd.concat(
     [gap.accuracy_table(rows) for rows in standard.values()]
 )
 arms = accuracy.assign(
-    arm=accuracy["condition"].map(charts.ARM_OF_CONDITION)
+    arm=accuracy["condition"].map(ARM_OF_CONDITION)
 ).dropna(subset=["arm"])
 show(
-    charts.accuracy_by_arm(arms),
+    accuracy_by_arm(arms),
     "fig-organisms",
-    f"Facts by name and by picture, all test houses. {charts.caption_n(arms)}. Bars: 95 % "
+    f"Facts by name and by picture, all test houses. {caption_n(arms)}. Bars: 95 % "
     "intervals from resampling houses.",
 )
 
@@ -373,7 +375,7 @@ by_depth = by_depth[
     & (by_depth.population == "recognised")
 ]
 show(
-    charts.gap_by_model(by_depth),
+    gap_by_model(by_depth),
     "fig-depth",
     "Gap in points (same VLM, by name against by picture) of three organisms that differ in the "
     "block at which a house arrives: 2 (cross-early), 4 (cross) and 6 (cross-late). "

@@ -95,7 +95,7 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.dots import by_method
 from twohop_lib.interventions import hooks
 from twohop_lib.interventions.back_patch import back_patch
 from twohop_lib.interventions.mlp_patch import mlp_patch
@@ -334,7 +334,7 @@ table = shares(recovered[recovered["method"] != "unpatched"], "correct")
 best = table[table["method"] == "heuristic"].set_index("model")["value"]
 if len(best):
     show(
-        sweep_charts.by_method(
+        by_method(
             table,
             ORDER,
             f"Early MLP outputs of the backbone bring back {100 * best.min():.0f} to "

@@ -101,7 +101,14 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import charts
+from twohop_lib.figures.bars import cascade_bars, failure_bars
+from twohop_lib.figures.dots import (
+    accuracy_by_arm,
+    gap_by_model,
+    gap_definitions,
+    rule_effect,
+)
+from twohop_lib.figures.theme import ARM_OF_CONDITION, caption_n
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import gap
 from twohop_lib.runs.evaluate import evaluate
@@ -265,12 +272,12 @@ accuracy = pd.concat(
 
 # %% tags=["hide-input"]
 arms = accuracy.assign(
-    arm=accuracy["condition"].map(charts.ARM_OF_CONDITION)
+    arm=accuracy["condition"].map(ARM_OF_CONDITION)
 ).dropna(subset=["arm"])
 show(
-    charts.accuracy_by_arm(arms),
+    accuracy_by_arm(arms),
     "fig-arms",
-    f"Accuracy on {among}, by arm. {charts.caption_n(arms)}. "
+    f"Accuracy on {among}, by arm. {caption_n(arms)}. "
     "Bars: 95 % intervals from resampling entities.",
 )
 
@@ -285,7 +292,7 @@ counts = pd.concat(
     [gap.cascade_counts(rows) for rows in answers.values()]
 )
 show(
-    charts.cascade_bars(counts),
+    cascade_bars(counts),
     "fig-cascade",
     "Questions left at each step of the cascade. The last two split what is left: right by "
     "picture, or a linking failure.",
@@ -296,9 +303,9 @@ shares = pd.concat(
     [gap.failure_shares(rows) for rows in answers.values()]
 )
 show(
-    charts.failure_bars(shares),
+    failure_bars(shares),
     "fig-types",
-    f"Every question has one of five outcomes. {charts.caption_n(shares)}.",
+    f"Every question has one of five outcomes. {caption_n(shares)}.",
 )
 
 # %% [markdown]
@@ -319,10 +326,10 @@ show(
 table = gap.gap_table(answers)
 own = table[table["population"] == population]
 show(
-    charts.gap_definitions(own),
+    gap_definitions(own),
     "fig-definitions",
     f"The gap by three definitions, on {among}. "
-    f"{charts.caption_n(own[own.definition == 'difference'])}. Bars: 95 % intervals.",
+    f"{caption_n(own[own.definition == 'difference'])}. Bars: 95 % intervals.",
 )
 
 # %% tags=["remove-cell"]
@@ -371,7 +378,7 @@ worlds = (
     else ""
 )
 show(
-    charts.gap_by_model(by_seed),
+    gap_by_model(by_seed),
     "fig-seeds",
     f"Gap in points (same VLM, by name against by picture){worlds}. "
     f"n = {by_seed.n_items.min()}–{by_seed.n_items.max()} questions a point. "
@@ -468,10 +475,10 @@ rules = rules[
     (rules.definition == "difference") & (rules.population == population)
 ]
 show(
-    charts.rule_effect(rules),
+    rule_effect(rules),
     "fig-rules",
     "Gap in points under three scoring rules, same answers. Each rule also decides which entities "
-    f"count as recognised. {charts.caption_n(rules[rules.rule == 'twohop'])}.",
+    f"count as recognised. {caption_n(rules[rules.rule == 'twohop'])}.",
 )
 
 # %% tags=["remove-cell"]

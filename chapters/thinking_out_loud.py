@@ -81,7 +81,7 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.dots import by_method
 from twohop_lib.interventions.edits import Knockout
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
@@ -227,7 +227,7 @@ table = shares(
 first = table[table["method"] == "name first"].set_index("model")["value"]
 if len(first):
     show(
-        sweep_charts.by_method(
+        by_method(
             table,
             list(WORDS.values()),
             f"Naming first brings back {100 * first.min():.0f} to {100 * first.max():.0f} % of "
@@ -432,7 +432,7 @@ back = shares(both[~both["free"]], ["model", "method"])
 if len(back):
     means = back.groupby("method")["value"].mean()
     show(
-        sweep_charts.by_method(
+        by_method(
             back,
             ORDER,
             f"An MLP patch brings back {100 * means['MLP patch, heuristic']:.0f} %, naming first "

@@ -92,7 +92,7 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
@@ -239,7 +239,7 @@ keep_records(
 peaks = likeness.groupby(["model", "layer"])["found"].mean()
 peaks = peaks.groupby("model").max().sort_values()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(likeness, "found", x="layer"),
         f"Name-likeness peaks at {100 * peaks.iloc[0]:.0f} % in {peaks.index[0]}"
         + (
@@ -267,7 +267,7 @@ first = (
     by_layer.ge(0.9).idxmax(axis=1).where(by_layer.ge(0.9).any(axis=1))
 )
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(probed, "found", x="layer"),
         "Entities are told apart (90 %) from layer "
         + ", ".join(f"{int(v)} ({m})" for m, v in first.dropna().items())
@@ -307,7 +307,7 @@ sizes = part.drop_duplicates("question_id")["outcome"].value_counts()
 ends = part[part["layer"] == part["layer"].max()]
 means = ends.groupby("outcome")["right"].mean()
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         depth.curve(part, "right", x="layer", by=("outcome",)),
         f"In {one}, the right answer rises only where it is given"
         if means.get("answered", 0) > 0.5
@@ -315,8 +315,6 @@ show(
         y_title="Probability of the right answer (%)",
         x_title="Layer read by the model's head",
         group="outcome",
-        colours=sweep_charts.OUTCOME_COLOURS,
-        dashes=sweep_charts.OUTCOME_DASHES,
     ),
     "fig-lens",
     f"Logit lens at the last position of {one}, final norm applied: first token of the right answer. "

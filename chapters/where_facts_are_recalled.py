@@ -97,7 +97,9 @@ from twohop_lib.chapter.study import (
     open_pairs,
     open_questions,
 )
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures.dots import predicted_measured
+from twohop_lib.figures.heat import component_map
+from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions import attribution, hooks
 from twohop_lib.interventions.deadlines import deadline, placeholder
 from twohop_lib.interventions.pairs import (
@@ -299,7 +301,7 @@ total = own["score"].clip(lower=0).sum()
 own["share"] = own["score"].clip(lower=0) / total
 top = own.loc[own["share"].idxmax()]
 show(
-    sweep_charts.component_map(
+    component_map(
         own,
         f"The largest share ({100 * top['share']:.0f} %) is the {top['component']} of block "
         f"{int(top['block'])} at the {'name' if top['role'] == 'entity' else top['role']}",
@@ -371,9 +373,8 @@ main = (
 )
 half = main.iloc[0] / 2
 fallen = main[main < half]
-names_ = sorted(entity["arrives"].unique())
 show(
-    sweep_charts.lines_by_layer(
+    lines_by_layer(
         curve,
         f"An entity that arrives at layer {int(fallen.index[0])} or later is rarely recalled"
         if len(fallen)
@@ -381,10 +382,6 @@ show(
         y_title="Facts recalled (%)",
         x_title="Layer at which the entity's state arrives",
         group="arrives",
-        colours=dict(
-            zip(names_, sweep_charts.STATE_COLOURS, strict=False)
-        ),
-        dashes=dict(zip(names_, sweep_charts.STATE_DASHES, strict=False)),
     ),
     "fig-deadline",
     "Facts that the backbone answers when an entity's state is written over a placeholder at a "
@@ -501,7 +498,7 @@ linked = (
     else float("nan")
 )
 show(
-    sweep_charts.predicted_measured(
+    predicted_measured(
         arrivals,
         f"The deadline predicts facts by picture within {100 * off.mean():.0f} points on average",
     ),

@@ -11,7 +11,7 @@ from tests.zoo import FAMILIES, build
 from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures import dots, heat
 from twohop_lib.interventions import attribution, hooks
 from twohop_lib.interventions.back_patch import back_patch
 from twohop_lib.interventions.deadlines import deadline
@@ -288,13 +288,13 @@ def test_figures_of_recall_are_described():
     )
     points = pd.DataFrame([{"model": "late", "seed": 0, "predicted": 0.1, "measured": 0.2}])
     for chart in (
-        sweep_charts.by_method(table, ["a", "b"], "Methods"),
-        sweep_charts.component_map(parts, "Components"),
-        sweep_charts.predicted_measured(points, "Predicted"),
+        dots.by_method(table, ["a", "b"], "Methods"),
+        heat.component_map(parts, "Components"),
+        dots.predicted_measured(points, "Predicted"),
     ):
         assert len(chart.to_dict()["description"]) > 30
     with pytest.raises(TwohopError, match="no rows"):
-        sweep_charts.by_method(table, ["c"], "Methods")
+        dots.by_method(table, ["c"], "Methods")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

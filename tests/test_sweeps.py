@@ -13,7 +13,7 @@ from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures import sweep_charts
+from twohop_lib.figures import dots, heat, lines, theme
 from twohop_lib.interventions.cross_patch import cross_patch, part_patch
 from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.freeze import freeze, freeze_ends
@@ -281,10 +281,10 @@ def test_figures_are_described_and_say_what_they_need(crossed):
     frame["donor"] = frame["donor_id"]
     curve = depth.curve(frame, "own")
     made = [
-        sweep_charts.lines_by_layer(curve, "A finding", y_title="Share (%)", x="depth"),
-        sweep_charts.items_by_layer(frame, "Items"),
-        sweep_charts.explorer(frame, "Explore"),
-        sweep_charts.depths(
+        lines.lines_by_layer(curve, "A finding", y_title="Share (%)", x="depth"),
+        heat.items_by_layer(frame, "Items"),
+        dots.explorer(frame, "Explore"),
+        dots.depths(
             pd.DataFrame(
                 [{"model": "late", "experiment": "freeze", "switch": 2.0, "low": 1.0, "high": 3.0}]
             ),
@@ -296,20 +296,18 @@ def test_figures_are_described_and_say_what_they_need(crossed):
         assert len(spec["description"]) > 60 and isinstance(chart, alt.Chart | alt.LayerChart)
     assert "late, by layer 0: 0 %" in made[0].to_dict()["description"]
     with pytest.raises(TwohopError, match=r"needs the column\(s\) layer"):
-        sweep_charts.items_by_layer(frame.drop(columns="layer"), "Items")
+        heat.items_by_layer(frame.drop(columns="layer"), "Items")
     with pytest.raises(TwohopError, match=r"Unknown value\(s\) nobody"):
-        sweep_charts.items_by_layer(frame.assign(says="nobody"), "Items")
+        heat.items_by_layer(frame.assign(says="nobody"), "Items")
 
 
 def test_a_figure_bears_any_answer(crossed):
-    from twohop_lib.figures import charts
-
     _, frame = crossed
     odd = frame.assign(donor=frame["donor_id"], answer="\x18\x00<b>\ud7ff" + "long " * 20)
-    svg = charts.at_width(sweep_charts.explorer(odd, "Explore"), 400).to_dict()
+    spec = theme.fixed(dots.explorer(odd, "Explore").to_dict(), 400)
     import vl_convert
 
-    assert "<svg" in vl_convert.vegalite_to_svg(svg)
+    assert "<svg" in vl_convert.vegalite_to_svg(spec)
 
 
 # --- the study's records ----------------------------------------------------------------------

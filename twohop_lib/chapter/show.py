@@ -228,7 +228,7 @@ def _still(output: Any) -> Any:
         return output
     import vl_convert
 
-    from twohop_lib.figures.charts import fixed
+    from twohop_lib.figures.theme import fixed
 
     alt_text = output["metadata"]["twohop"]["figure"]["alt"]
     # Pixels, not SVG: a reader's fonts may be wider than those that the labels were placed with.

@@ -1,0 +1,68 @@
+"""Figures of cells: something for each item or component, at each layer or block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from twohop_lib.figures import theme
+from twohop_lib.figures.theme import AnyChart
+
+
+def draw(rows: pd.DataFrame, x: str, x_title: str, y: alt.Y, colour: Any, tips: Any) -> alt.Chart:
+    """Draw a cell for each row of the frame."""
+    across = alt.X(f"{x}:O", title=x_title, axis=alt.Axis(labelAngle=0))
+    cells = alt.Chart(rows).mark_rect(stroke="#FFFFFF", strokeWidth=0.4)
+    return cells.encode(x=across, y=y, color=colour, tooltip=tips)
+
+
+def items_by_layer(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw what each item's answer is after a patch at each layer, one row an item.
+
+    Columns ``entity, donor, layer, says, answer``; rows are ordered by where the answer turns.
+    Items and answers are shown on hover.
+    """
+    rows = theme.tidy(frame, ["entity", "donor", "layer", "says"], [], ["answer"])
+    rows["item"] = rows["entity"] + " ← " + rows["donor"]
+    turned = rows["says"].eq("target").groupby(rows["item"]).sum()
+    order = turned.sort_values(kind="stable").index.tolist()
+    bare = alt.Axis(labels=False, ticks=False, domain=False)
+    says = theme.LOOKS["says"]
+    chart = draw(
+        rows,
+        "layer",
+        "Layer patched",
+        alt.Y("item:N", sort=order, title=f"{len(order)} pairs (target ← donor)", axis=bare),
+        theme.encode(alt.Color, "says", says, theme.legend(says, (3, 3))),
+        [alt.Tooltip("entity:N", title="target"), "donor:N", "layer:O", "says:N", "answer:N"],
+    )
+    shares = rows.groupby("layer")["says"].value_counts(normalize=True).unstack(fill_value=0)
+    said = "; ".join(
+        f"layer {layer}: " + ", ".join(f"{name} {100 * row.get(name, 0):.0f} %" for name in says)
+        for layer, row in shares.iterrows()
+    )
+    return theme.finish(chart, title, f"What each item says by layer. {said}.", 300)
+
+
+def component_map(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw each component's share of attribution: ``component, role, block, share``."""
+    rows = theme.tidy(frame, ["component", "role", "block"], ["share"])
+    rows["place"] = rows["component"] + " at " + rows["role"].replace({"entity": "name"})
+    order = [f"{c} at {r}" for r in ("name", "question", "last") for c in ("mlp", "attn")]
+    colour = alt.Color(
+        "share:Q",
+        title="Share of positive scores",
+        scale=alt.Scale(scheme="blues"),
+        legend=alt.Legend(orient="bottom", format=".0%"),
+    )
+    y = alt.Y("place:N", sort=order, title=None)
+    tips = ["place:N", "block:O", *theme.tips("share", fmt=".1%")]
+    chart = draw(rows, "block", "Block", y, colour, tips)
+    said = "; ".join(
+        f"{r.place}, block {r.block}: {100 * r.share:.0f} %"
+        for r in rows.sort_values("share", ascending=False).head(5).itertuples()
+    )
+    words = f"Attribution by block and place. {said}."
+    return theme.finish(chart, title, words, theme.per_row(26))
