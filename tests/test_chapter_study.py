@@ -5,6 +5,7 @@ import pytest
 
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
+from twohop_lib.interventions.sweep import NothingLeft
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,13 @@ def test_a_sweep_joins_what_models_allow(opened):
 
     assert opened.sweep(experiment)["model"].tolist() == ["early"]
     assert opened.sweep(lambda *_: None).empty
+
+
+def test_the_backbone_is_swept_where_there_is_one_and_something_to_run(opened):
+    rows = opened.sweep_backbone(lambda _, labels: pd.DataFrame([labels["labels"]]))
+    assert rows["model"].tolist() == ["backbone"]
+
+    def nothing(*_):
+        raise NothingLeft("none")
+
+    assert opened.sweep_backbone(nothing).empty

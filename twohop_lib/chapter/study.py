@@ -21,6 +21,7 @@ from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import NothingLeft
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ROWS
 from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
@@ -183,6 +184,20 @@ class Study:
             if frame is not None and len(frame):
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def sweep_backbone(self, experiment: Callable[[Engine, dict[str, Any]], Any]) -> pd.DataFrame:
+        """Run an experiment on the text backbone; its records are labelled "backbone".
+
+        ``experiment(engine, labels)`` as in :meth:`sweep`. Empty where the VLM is its own backbone,
+        or where nothing is left to run (no two names of as many tokens, say).
+        """
+        if self.pairs[self.models[0]].llm is None:
+            return pd.DataFrame()
+        labels = {"labels": {"model": "backbone", "seed": self.seed}, "folder": self.work or None}
+        try:
+            return experiment(self.backbone(), labels)
+        except NothingLeft:
+            return pd.DataFrame()
 
     # --- records ---
 
