@@ -176,3 +176,147 @@ def test_wilcoxon_without_differences_or_data():
     assert shuffled.p_value == 1.0
     nothing = wilcoxon_by_entity([], [], [])
     assert nothing.p_value is None and nothing.n_entities == 0
+
+
+# --- at the ends ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_at_an_end_has_wilsons_interval_on_entities(value):
+    # A percentile bootstrap has width 0 here, as if the next entity were certain to agree.
+    entities = np.repeat(np.arange(12), 5)
+    ours = entity_bootstrap(np.full(60, value), entities)
+    wilson = proportion_interval(12 * int(value), 12)
+    assert (ours.low, ours.high) == (wilson.low, wilson.high)
+    assert ours.high - ours.low > 0.2
+    assert (ours.estimate, ours.n_items, ours.n_entities) == (value, 60, 12)
+
+
+def test_a_quantity_that_is_no_share_keeps_its_percentiles():
+    half = entity_bootstrap(np.full(20, 0.5), np.arange(20))
+    assert (half.low, half.high) == (0.5, 0.5)
+    beyond = entity_bootstrap([2.0, -1.0] * 10, np.arange(20), lambda means: means[..., 0])
+    assert beyond.low < beyond.high
+
+
+def test_arms_that_agree_in_every_entity_have_a_difference_of_some_width():
+    arms = np.repeat([[1, 1], [0, 0]], 10, axis=0)
+    u = proportion_interval(0, 20).high
+    difference = entity_bootstrap(arms, np.arange(20), "difference")
+    assert (difference.estimate, difference.low, difference.high) == (0, -u, u)
+    drop = entity_bootstrap(arms, np.arange(20), "relative_drop")
+    assert (drop.estimate, drop.low, drop.high) == (0, -2 * u, 2 * u)
+    ratio = entity_bootstrap(arms, np.arange(20), "ratio")
+    assert (ratio.estimate, ratio.low, ratio.high) == (1, 1 - 2 * u, 1 + 2 * u)
+    # Against a third column: the same difference over another reference.
+    third = np.column_stack([arms, np.ones(20)])
+    over = entity_bootstrap(third, np.arange(20), "relative_drop")
+    assert (over.low, over.high) == pytest.approx((-u, u))
+
+
+def test_arms_at_opposite_ends():
+    arms = np.repeat([[1, 0]], 20, axis=0)
+    one, none = proportion_interval(20, 20), proportion_interval(0, 20)
+    # Newcombe 1998, method 10, from the two Wilson intervals.
+    newcombe = 1 - np.hypot(1 - one.low, none.high - 0)
+    difference = entity_bootstrap(arms, np.arange(20), "difference")
+    assert (difference.low, difference.high) == pytest.approx((newcombe, 1))
+    turned = entity_bootstrap(arms[:, ::-1], np.arange(20), "difference")
+    assert (turned.low, turned.high) == pytest.approx((-1, -newcombe))
+    drop = entity_bootstrap(arms, np.arange(20), "relative_drop")
+    assert (drop.estimate, drop.low, drop.high) == (1, 1 - none.high, 1)
+    # A picture arm that is never right: a drop of all, from a reference in the middle.
+    half = np.column_stack([np.tile([1, 0], 10), np.zeros(20)])
+    drop = entity_bootstrap(half, np.arange(20), "relative_drop")
+    assert (drop.estimate, drop.low, drop.high) == pytest.approx((1, 1 - 2 * none.high, 1))
+
+
+# --- donors and worlds ------------------------------------------------------------------------
+
+
+def pairs_of(rng, n=30, donors=3, shift=0.0):
+    """Outcomes that only the donor decides."""
+    effect = rng.normal(0, 2, n)
+    target = np.repeat(np.arange(n), donors)
+    donor = np.concatenate(
+        [rng.choice(np.delete(np.arange(n), i), donors, replace=False) for i in range(n)]
+    )
+    right = rng.random(len(target)) < 1 / (1 + np.exp(-effect[donor] - shift))
+    return right.astype(float), target, donor
+
+
+def test_shared_donors_are_clustered():
+    rng = np.random.default_rng(0)
+    drawn = [pairs_of(rng) for _ in range(150)]
+    spread = 2 * 1.96 * np.std([values.mean() for values, *_ in drawn])
+    widths = {"targets": [], "both": []}
+    for values, target, donor in drawn[:25]:
+        for name, donors in (("targets", None), ("both", donor)):
+            found = entity_bootstrap(values, target, donors=donors, n_boot=300)
+            assert found.estimate == pytest.approx(values.mean())
+            widths[name].append(found.high - found.low)
+    assert np.mean(widths["targets"]) < 0.75 * spread  # as if every donor were drawn afresh
+    assert 0.85 * spread < np.mean(widths["both"]) < 1.15 * spread
+
+
+def test_a_donor_of_its_own_for_every_target_changes_little():
+    values = np.random.default_rng(1).random(60) < 0.4
+    alone = entity_bootstrap(values, np.arange(60))
+    own = entity_bootstrap(values, np.arange(60), donors=np.arange(100, 160))
+    assert own.high - own.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_one_donor_for_all_leaves_the_spread_unknown():
+    found = entity_bootstrap([1.0, 0.0, 1.0], list("abc"), donors=list("zzz"))
+    assert (found.estimate, found.low, found.high) == (pytest.approx(2 / 3), None, None)
+
+
+def test_a_share_of_pairs_stays_within_0_and_1_and_has_wilsons_interval_at_the_ends():
+    rng = np.random.default_rng(2)
+    values, target, donor = pairs_of(rng, shift=-6)
+    few = entity_bootstrap(values, target, donors=donor)
+    assert 0 <= few.low < few.high < 1
+    none = entity_bootstrap(0 * values, target, donors=donor % 5)
+    # Five donors stand behind all pairs.
+    assert none.high == proportion_interval(0, 5).high
+
+
+def test_entities_of_different_worlds_do_not_collide():
+    # House 3 of one world and house 3 of another are two houses.
+    frame = pd.DataFrame({"seed": np.repeat([0, 1, 2], 40), "entity_id": [*range(40)] * 3})
+    values = np.random.default_rng(0).random(120) < 0.5
+    one_by_one = entity_bootstrap(values, np.arange(120))
+    found = entity_bootstrap(values, frame)
+    assert found.n_entities == 120
+    assert (found.low, found.high) == (one_by_one.low, one_by_one.high)
+    assert entity_bootstrap(values, frame["entity_id"]).n_entities == 40
+
+
+def test_worlds_are_resampled_with_their_entities():
+    rng = np.random.default_rng(3)
+    world = np.repeat([0, 1, 2], 50)
+    entity = np.tile(np.arange(50), 3)  # numbered anew in each
+    apart = rng.random(150) < np.array([0.1, 0.5, 0.9])[world]
+    alike = rng.random(150) < 0.5
+    for values, wider in ((apart, 2.5), (alike, 1.0)):
+        pooled = entity_bootstrap(values, world * 1000 + entity)
+        nested = entity_bootstrap(values, entity, worlds=world)
+        assert nested.estimate == pooled.estimate and nested.n_entities == 150
+        assert nested.high - nested.low > wider * (pooled.high - pooled.low) * 0.95
+    # With one world there is nothing to draw from.
+    own = entity_bootstrap(alike, entity + 1000 * world, worlds=np.zeros(150))
+    assert own == entity_bootstrap(alike, entity + 1000 * world)
+    slow = resample_entities(entity, lambda rows: apart[rows].mean(), worlds=world, n_boot=500)
+    fast = entity_bootstrap(apart, entity, worlds=world, n_boot=500)
+    assert (slow.low, slow.high) == pytest.approx((fast.low, fast.high))
+
+
+def test_pairs_of_several_worlds():
+    rng = np.random.default_rng(4)
+    parts = [pairs_of(rng, shift=shift) for shift in (-2, 0, 2)]
+    values, target, donor = (np.concatenate(column) for column in zip(*parts, strict=True))
+    world = np.repeat([0, 1, 2], len(values) // 3)
+    nested = entity_bootstrap(values, target, donors=donor, worlds=world)
+    means = [values[world == w].mean() for w in range(3)]
+    assert nested.low < min(means) + 0.1 and nested.high > max(means) - 0.1
+    assert nested.n_entities == 90

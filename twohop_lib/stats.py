@@ -2,16 +2,43 @@
 
 Several facts are asked about one entity, so the answers about it are not independent: an
 interval that treats every question as a fresh draw is too narrow. The bootstraps here resample
-*entities*, each with all of its items. Everything is a fraction (0.177, not 17.7 points), and a
-quantity that the data do not determine is ``None``, never a number that looks like one.
+*entities*, each with all of its items. Two things go beyond that:
+
+* **Donors.** An item of a cross-patch is a pair of entities, a target and a donor, and a donor
+  serves several targets. Pairs that share an entity in either place go together: entities are
+  resampled, and a pair weighs as often as its target and its donor were drawn, less one. That
+  counts a pair's own noise twice, once for each of its entities, so the spread of resampled
+  pairs is taken off (squared distances from the estimate; this is the dyadic cluster-robust
+  variance of Aronow, Samii & Assenova 2015, as a bootstrap). In simulations of 40 to 48 entities
+  with 1 to 4 donors each, it covers 89 to 97 % (clusters of targets alone: 69 to 99 %; weights
+  c(target) · c(donor), meant for factors crossed more densely: 98 to 100 %, at 1.3 to 1.7 times
+  the width).
+* **Worlds.** Entities of several worlds (seeds) are nested in them: worlds are resampled, and
+  entities within each. Three worlds are few; such an interval says that they differ, not by how
+  much a fourth would.
+
+**At the ends.** A percentile bootstrap has width 0 where every entity agrees, which says "certain"
+of what is merely unexceptioned. Let u be the upper limit of Wilson's interval for 0 of n entities:
+
+* a mean of 0s and 1s at 0 or 1 gets Wilson's interval on entities, [0, u] or [1 - u, 1];
+* a difference of two arms in [0, 1] that agree in every entity gets ±u, Wilson's limit for the
+  share of entities in which they differ (and Newcombe's 1998 hybrid interval, if both arms are at
+  one end); arms at opposite ends get Newcombe's, [1 - √2 u, 1];
+* a relative drop is ±u over its reference where the arms agree, and [1 - u over its reference, 1]
+  where the second arm is 0 throughout; a ratio is one minus such a drop.
+
+A function of means, and a statistic of row numbers, keep the percentile interval: what an exception
+would do to them is not known here.
+
+Everything is a fraction (0.177, not 17.7 points), and a quantity that the data do not determine is
+``None``, never a number that looks like one.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +49,22 @@ from scipy import stats as scipy_stats
 from twohop_lib.errors import TwohopError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 MeansStatistic = Callable[[FloatArray], FloatArray]
 NamedStatistic = Literal["mean", "ratio", "difference", "relative_drop"]
+#: One id for each item, or a frame of the columns that make the id.
+Ids = Sequence[Any] | pd.Series | pd.DataFrame | NDArray[Any]
 
-#: A resample can leave a ratio undefined (an all-zero denominator). Such draws are left out, and
-#: beyond this share of them no interval is given.
+#: The columns that make an entity: ids are counted anew in each world, whose number is ``seed``.
+ENTITY = ("seed", "entity_id")
+#: The columns that make the donor of a pair; it is of its target's world.
+DONOR = ("seed", "donor_id")
+
+#: A resample can leave a statistic undefined (an all-zero denominator, no pair drawn). Such draws
+#: are left out, and beyond this share of them no interval is given.
 UNDEFINED_DRAWS_ALLOWED = 0.05
+#: Numbers that are drawn at a time.
+_BATCH = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -78,8 +115,7 @@ def _first(means: FloatArray) -> FloatArray:
 
 
 def _ratio(means: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return means[..., 0] / means[..., 1]
+    return means[..., 0] / means[..., 1]
 
 
 def _difference(means: FloatArray) -> FloatArray:
@@ -87,43 +123,52 @@ def _difference(means: FloatArray) -> FloatArray:
 
 
 def _relative_drop(means: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (means[..., 0] - means[..., 1]) / means[..., 0]
+    # The reference is the third column, or the first where there is no third.
+    reference = means[..., 2 if means.shape[-1] > 2 else 0]
+    return (means[..., 0] - means[..., 1]) / reference
 
 
-#: Named statistic -> (function of the column means, how many columns it reads).
-STATISTICS: dict[str, tuple[MeansStatistic, int]] = {
-    "mean": (_first, 1),
-    "ratio": (_ratio, 2),
-    "difference": (_difference, 2),
-    "relative_drop": (_relative_drop, 2),
+#: Named statistic -> (function of the column means, how many columns it may read).
+STATISTICS: dict[str, tuple[MeansStatistic, tuple[int, ...]]] = {
+    "mean": (_first, (1,)),
+    "ratio": (_ratio, (2,)),
+    "difference": (_difference, (2,)),
+    "relative_drop": (_relative_drop, (2, 3)),
 }
 
 
 def entity_bootstrap(
     values: pd.DataFrame | pd.Series | ArrayLike,
-    entities: Sequence[Any] | pd.Series | NDArray[Any],
+    entities: Ids,
     statistic: NamedStatistic | MeansStatistic = "mean",
     *,
+    donors: Ids | None = None,
+    worlds: Ids | None = None,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of a statistic of means, resampling entities with all their items.
+    """Interval of a statistic of means, resampling entities with all their items.
 
     ``values`` holds one row per item and one column per quantity, shape (items,) or
-    (items, columns); ``entities`` names each row's entity. ``statistic`` is ``"mean"`` of the
-    only column, ``"ratio"`` first/second, ``"difference"`` first - second, ``"relative_drop"``
-    (first - second)/first, or a vectorised function from column means, shape (..., columns), to
-    the statistic, shape (...). Items weigh equally; to weigh entities equally, pass one row per
+    (items, columns); ``entities`` names each row's entity, ``donors`` its donor if it has one, and
+    ``worlds`` the world that its entity is of; each is one id an item or a frame of the columns
+    that make the id. ``statistic`` is ``"mean"`` of the only column, ``"ratio"`` first/second,
+    ``"difference"`` first - second, ``"relative_drop"`` (first - second)/third (/first, if there
+    are two columns), or a vectorised function from column means, shape (..., columns), to the
+    statistic, shape (...). Items weigh equally; to weigh entities equally, pass one row per
     entity. For a statistic that is no function of means, see :func:`resample_entities`.
+
+    The interval is the percentile bootstrap's; where every entity agrees that has width 0, and a
+    named statistic gets the interval described at the head of this module: a mean of 0s and 1s
+    at 0 % or 100 % has Wilson's interval on entities.
 
     Raises TwohopError if a value is missing or the shapes disagree.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim == 1:
         table = table[:, None]
-    codes, n_entities = _entity_codes(entities, len(table))
+    clusters = _clusters(entities, donors, worlds, len(table))
     function = _resolve(statistic, table.shape[1])
     if len(table) == 0:
         return Interval.empty(level=level)
@@ -131,26 +176,31 @@ def entity_bootstrap(
         raise TwohopError(
             "Values to bootstrap contain missing entries; drop or fill those items first."
         )
-    # Sums per entity are all a statistic of means needs, so a draw costs entities, not items.
-    sums = np.zeros((n_entities, table.shape[1] + 1))
-    np.add.at(sums, codes, np.column_stack([table, np.ones(len(table))]))
+    # Sums per cell are all a statistic of means needs, so a draw costs cells, not items.
+    sums = np.zeros((clusters.n_cells, table.shape[1] + 1))
+    np.add.at(sums, clusters.cell, np.column_stack([table, np.ones(len(table))]))
 
-    def from_entities(drawn: NDArray[np.intp], axis: int = -1) -> FloatArray:
-        if axis not in (-1, drawn.ndim - 1):
-            raise TwohopError("Entities are drawn along the last axis only.")
-        totals = sums[drawn].sum(axis=-2)
-        return function(totals[..., :-1] / totals[..., -1:])
+    def spread(drawn: _Clusters) -> Interval:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = float(function(table.mean(axis=0)))
+            totals = (weights @ sums for weights in drawn.weights(n_boot, seed))
+            draws = [function(total[:, :-1] / total[:, -1:]) for total in totals]
+        return _percentile(estimate, draws, clusters, level)
 
-    estimate = float(function(table.mean(axis=0)))
-    batch = max(1, 4_000_000 // max(1, n_entities))
-    draws = _draws(from_entities, n_entities, n_boot, seed, vectorized=True, batch=batch)
-    return _percentile(estimate, draws, len(table), n_entities, level)
+    found = spread(clusters)
+    if clusters.donor is not None:
+        bounds = (table.min(), table.max()) if statistic == "mean" else (-np.inf, np.inf)
+        found = _less_pairs(found, spread(clusters.pairs()), bounds)
+    if isinstance(statistic, str) and found.estimate is not None:
+        return _at_the_ends(found, statistic, sums, clusters)
+    return found
 
 
 def resample_entities(
-    entities: Sequence[Any] | pd.Series | NDArray[Any],
+    entities: Ids,
     statistic: Callable[[NDArray[np.intp]], float],
     *,
+    worlds: Ids | None = None,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -158,20 +208,22 @@ def resample_entities(
     """Percentile interval of any statistic (AUROC, a fitted layer), resampling entities.
 
     ``statistic`` receives the row numbers to use, with repeats, and returns one number. It is
-    called once per draw; for means and their ratios :func:`entity_bootstrap` is much faster.
+    called once per draw; for functions of means :func:`entity_bootstrap` is much faster, and
+    knows of donors and of what to do where all entities agree.
     """
-    codes, n_entities = _entity_codes(entities, len(entities))
-    if n_entities == 0:
+    clusters = _clusters(entities, None, worlds, len(entities))
+    if clusters.n_entities == 0:
         return Interval.empty(level=level)
-    order = np.argsort(codes, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(codes, minlength=n_entities))[:-1])
+    every = np.arange(len(clusters.cell))
 
-    def from_entities(drawn: NDArray[np.intp]) -> float:
-        return float(statistic(np.concatenate([rows[entity] for entity in drawn])))
+    def drawn(weights: IntArray) -> float:
+        rows = np.repeat(every, weights[clusters.cell])
+        return float(statistic(rows))
 
-    estimate = float(statistic(np.arange(len(codes))))
-    draws = _draws(from_entities, n_entities, n_boot, seed, vectorized=False, batch=None)
-    return _percentile(estimate, draws, len(codes), n_entities, level)
+    draws = [
+        np.array([drawn(row) for row in weights]) for weights in clusters.weights(n_boot, seed)
+    ]
+    return _percentile(float(statistic(every)), draws, clusters, level)
 
 
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -202,9 +254,7 @@ def proportions(frame: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataF
 
 
 def wilcoxon_by_entity(
-    first: pd.Series | ArrayLike,
-    second: pd.Series | ArrayLike,
-    entities: Sequence[Any] | pd.Series | NDArray[Any],
+    first: pd.Series | ArrayLike, second: pd.Series | ArrayLike, entities: Ids
 ) -> PairedTest:
     """Two-sided Wilcoxon signed-rank test of ``first`` against ``second`` over entity means.
 
@@ -213,11 +263,13 @@ def wilcoxon_by_entity(
     arms = np.column_stack(
         [np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)]
     )
-    codes, n_entities = _entity_codes(entities, len(arms))
+    clusters = _clusters(entities, None, None, len(arms))
+    n_entities = clusters.n_entities
     if n_entities == 0:
         return PairedTest(None, None, None, 0, 0)
     if not np.isfinite(arms).all():
         raise TwohopError("Values to compare contain missing entries; drop those items first.")
+    codes = clusters.cell
     counts = np.bincount(codes, minlength=n_entities)
     means = [np.bincount(codes, weights=arm, minlength=n_entities) / counts for arm in arms.T]
     # Equal differences that differ in their last bit are ties, and must rank as such.
@@ -237,55 +289,179 @@ def _resolve(statistic: str | MeansStatistic, n_columns: int) -> MeansStatistic:
             f"Unknown statistic {statistic!r}; use one of {', '.join(STATISTICS)} or a function."
         )
     function, wanted = STATISTICS[statistic]
-    if wanted != n_columns:
-        raise TwohopError(f"Statistic {statistic!r} needs {wanted} column(s), not {n_columns}.")
+    if n_columns not in wanted:
+        raise TwohopError(
+            f"Statistic {statistic!r} needs {' or '.join(map(str, wanted))} column(s), not "
+            f"{n_columns}."
+        )
     return function
 
 
-def _entity_codes(entities: Any, n_items: int) -> tuple[NDArray[np.intp], int]:
-    """Number the entities in sorted order, so that a shuffled frame gives the same draws."""
-    codes, labels = pd.factorize(pd.Series(list(entities), dtype=object), sort=True)
-    if len(codes) != n_items:
-        raise TwohopError(f"{n_items} items came with {len(codes)} entity ids; give one per item.")
-    if (codes < 0).any():
+# --- what is resampled ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """Items by cell: all items of one entity, or of one pair of target and donor.
+
+    ``cell`` ``[items]`` is each item's cell; ``target`` and ``donor`` ``[cells]`` number a cell's
+    entities among the ``n_pool`` that are drawn, ``world`` ``[pool]`` an entity's world.
+    """
+
+    cell: IntArray
+    target: IntArray
+    donor: IntArray | None
+    world: IntArray
+    n_pool: int
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.target)
+
+    @property
+    def n_entities(self) -> int:
+        return len(np.unique(self.target))
+
+    @property
+    def n_trials(self) -> int:
+        """How many entities can be told apart: targets, or donors where these are fewer."""
+        donors = self.n_entities if self.donor is None else len(np.unique(self.donor))
+        return min(self.n_entities, donors)
+
+    def pairs(self) -> _Clusters:
+        """The same items with each pair an entity of its own."""
+        own = np.arange(self.n_cells)
+        return _Clusters(self.cell, own, None, np.zeros_like(own), self.n_cells)
+
+    def weights(self, n_boot: int, seed: int) -> Iterator[IntArray]:
+        """Yield each cell's weight in each draw, ``[draws, cells]``, ``n_boot`` draws in all.
+
+        Nothing, where there is a single entity.
+        """
+        if self.n_trials < 2:
+            return
+        rng = np.random.default_rng(seed)
+        batch = max(1, _BATCH // max(self.n_pool, self.n_cells))
+        for start in range(0, n_boot, batch):
+            size = min(batch, n_boot - start)
+            # One world is drawn for each that there is.
+            yield sum(self._drawn(rng, size) for _ in range(self.world.max() + 1))
+
+    def _drawn(self, rng: np.random.Generator, size: int) -> IntArray:
+        """Each cell's weight, ``[size, cells]``, in draws of one world and of its entities."""
+        n_worlds = self.world.max() + 1
+        chosen = rng.integers(n_worlds, size=size) if n_worlds > 1 else np.zeros(size, dtype=int)
+        counts = np.zeros((size, self.n_pool), dtype=np.int64)
+        for number in range(n_worlds):
+            members = np.flatnonzero(self.world == number)
+            draws = np.flatnonzero(chosen == number)
+            drawn = rng.integers(len(members), size=(len(draws), len(members)))
+            np.add.at(counts, (draws[:, None], members[drawn]), 1)
+        own = counts[:, self.target]
+        if self.donor is None:
+            return own
+        there = chosen[:, None] == self.world[self.target]
+        return own + counts[:, self.donor] - there
+
+
+def _clusters(entities: Ids, donors: Ids | None, worlds: Ids | None, n_items: int) -> _Clusters:
+    """Number entities in sorted order, so that a shuffled frame gives the same draws."""
+    world = np.zeros(n_items, dtype=np.int64) if worlds is None else _codes([worlds], n_items)[0]
+    # An entity is of one world, whatever its id says.
+    keys = [_keys(ids, n_items) for ids in ([entities] if donors is None else [entities, donors])]
+    keys = [pd.concat([pd.Series(world), key], axis=1, ignore_index=True) for key in keys]
+    target, *other = _codes(keys, n_items)
+    if not n_items:
+        return _Clusters(target, target, None, target, 0)
+    pool = np.concatenate([target, *other])
+    of_world = np.zeros(pool.max() + 1, dtype=np.int64)
+    of_world[pool] = np.tile(world, len(keys))
+    pairs, cell = np.unique(np.column_stack([target, *other]), axis=0, return_inverse=True)
+    donor = pairs[:, 1] if other else None
+    return _Clusters(cell.ravel(), pairs[:, 0], donor, of_world, len(of_world))
+
+
+def _keys(ids: Ids, n_items: int) -> pd.DataFrame:
+    """The columns that make an id, with a missing one refused."""
+    frame = ids if isinstance(ids, pd.DataFrame) else pd.Series(list(ids), dtype=object).to_frame()
+    if len(frame) != n_items:
+        raise TwohopError(f"{n_items} items came with {len(frame)} entity ids; give one per item.")
+    if frame.isna().any(axis=None):
         raise TwohopError("Some items have no entity id; every item must belong to an entity.")
-    return codes, len(labels)
+    return frame.reset_index(drop=True)
 
 
-def _draws(
-    statistic: Callable[..., Any],
-    n_entities: int,
-    n_boot: int,
-    seed: int,
-    *,
-    vectorized: bool,
-    batch: int | None,
-) -> FloatArray:
-    """Return the statistic in ``n_boot`` resamples of the entities; none for one entity."""
-    if n_entities < 2:
-        return np.empty(0)
-    with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        # Undefined draws are counted and told apart by _percentile, not warned about.
-        warnings.simplefilter("ignore", scipy_stats.DegenerateDataWarning)
-        result = scipy_stats.bootstrap(
-            (np.arange(n_entities),),
-            statistic,
-            n_resamples=n_boot,
-            batch=batch,
-            vectorized=vectorized,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    return np.asarray(result.bootstrap_distribution, dtype=np.float64)
+def _codes(ids: Sequence[Ids], n_items: int) -> list[IntArray]:
+    """Number ids, those of several lists together, from 0 in sorted order."""
+    frames = [_keys(each, n_items) for each in ids]
+    frames = [frame.set_axis(range(frame.shape[1]), axis=1) for frame in frames]
+    every = pd.concat(frames, ignore_index=True)
+    numbers = every.groupby(list(every.columns), sort=True).ngroup().to_numpy(dtype=np.int64)
+    return np.split(numbers, len(ids))
+
+
+# --- from draws to an interval ----------------------------------------------------------------
+
+
+def _less_pairs(found: Interval, pairs: Interval, bounds: tuple[float, float]) -> Interval:
+    """Take a pair's own noise, counted for each of its entities, off once; stay within bounds."""
+    if found.low is None or pairs.low is None:
+        return replace(found, low=None, high=None)
+
+    def arm(wide: float, own: float) -> float:
+        # No narrower than if every pair were on its own.
+        return math.sqrt(max(max(0.0, wide) ** 2 - max(0.0, own) ** 2, max(0.0, own) ** 2))
+
+    at = found.estimate
+    low = at - arm(at - found.low, at - pairs.low)
+    high = at + arm(found.high - at, pairs.high - at)
+    return replace(found, low=max(low, float(bounds[0])), high=min(high, float(bounds[1])))
 
 
 def _percentile(
-    estimate: float, draws: FloatArray, n_items: int, n_entities: int, level: float
+    estimate: float, draws: Sequence[FloatArray], clusters: _Clusters, level: float
 ) -> Interval:
+    n_items, n_entities = len(clusters.cell), clusters.n_entities
     if not math.isfinite(estimate):
         return Interval.empty(n_items, n_entities, level)
-    defined = draws[np.isfinite(draws)]
-    if len(draws) == 0 or len(defined) < (1 - UNDEFINED_DRAWS_ALLOWED) * len(draws):
+    every = np.concatenate(draws) if draws else np.empty(0)
+    defined = every[np.isfinite(every)]
+    if len(every) == 0 or len(defined) < (1 - UNDEFINED_DRAWS_ALLOWED) * len(every):
         return Interval(estimate, None, None, n_items, n_entities, level)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), n_items, n_entities, level)
+
+
+def _at_the_ends(
+    found: Interval, statistic: str, sums: FloatArray, clusters: _Clusters
+) -> Interval:
+    """Give a statistic its interval where every entity agrees (see the head of this module)."""
+    means = sums[:, :-1] / sums[:, -1:]
+    if (means < 0).any() or (means > 1).any():
+        return found
+    n = clusters.n_trials
+    u = proportion_interval(0, n, found.level).high
+    first, second, reference = means[:, 0], means[:, min(1, means.shape[1] - 1)], means[:, 0]
+    if statistic == "mean":
+        if not ((first == 0).all() or (first == 1).all()):
+            return found
+        own = proportion_interval(n * int(first[0]), n, found.level)
+        return replace(found, low=own.low, high=own.high)
+    if statistic == "ratio":
+        first, second, reference = second, first, second
+    elif means.shape[1] > 2:
+        reference = means[:, 2]
+    total = 1.0 if statistic == "difference" else np.average(reference, weights=sums[:, -1])
+    if np.allclose(first, second, rtol=0, atol=1e-12):
+        low, high = -u / total, u / total
+    elif statistic == "difference" and (first == 1).all() and (second == 0).all():
+        low, high = 1 - math.sqrt(2) * u, 1.0
+    elif statistic == "difference" and (first == 0).all() and (second == 1).all():
+        low, high = -1.0, math.sqrt(2) * u - 1
+    elif statistic != "difference" and (second == 0).all() and (first == reference).all():
+        low, high = 1 - u / total, 1.0
+    else:
+        return found
+    if statistic == "ratio":
+        low, high = 1 - high, 1 - low
+    return replace(found, low=float(low), high=float(high))
