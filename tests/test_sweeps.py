@@ -33,7 +33,7 @@ from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
 from twohop_lib.organisms import NAMES, STUDY, path
-from twohop_lib.readouts import switch as depth
+from twohop_lib.readouts import switch
 from twohop_lib.study.organisms import SWEEP_COLUMNS
 
 
@@ -228,60 +228,16 @@ def test_the_explorer_says_what_the_sweep_says(late, world, crossed):
     assert target.value.question_by_picture in said.value
 
 
-# --- depth ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at", [1.3, 4.0, 6.6])
-def test_a_known_switch_is_found(at):
-    depths = np.arange(9.0)
-    assert depth.crossing(depths, 1 / (1 + np.exp(-(depths - at) / 0.6))) == pytest.approx(
-        at, abs=0.05
-    )
-
-
-def test_no_switch_is_claimed_where_there_is_none():
-    depths = np.arange(9.0)
-    assert np.isnan(depth.crossing(depths, np.full(9, 0.2)))
-    assert np.isnan(depth.crossing(depths, np.full(9, 0.8)))
-    assert np.isnan(depth.crossing(depths, np.linspace(0.45, 0.55, 9)))  # It hardly moves.
-    assert np.isnan(depth.crossing(depths, np.linspace(0.9, 0.1, 9)))  # The wrong way.
-
-
-def test_a_switch_comes_with_an_interval_over_entities(crossed):
-    _, frame = crossed
-    frame = frame.assign(depth=depth.undisturbed(frame), balance=depth.balance(frame))
-    found = depth.switches(frame, "balance", n_blocks={"late": 8})
-    row = found.iloc[0]
-    assert row["low"] <= row["switch"] <= row["high"] and row["n_entities"] == 8
-    assert row["relative"] == pytest.approx(row["switch"] / 8)
-    curve = depth.curve(frame.assign(own=frame["says"].eq("target")), "own")
-    assert list(curve["value"])[0] == 0 and list(curve["value"])[-1] == 1
-
-
-def test_depth_counts_the_blocks_that_read_the_picture():
-    def frame(**columns):
-        return pd.DataFrame({k: [v] for k, v in columns.items()})
-
-    cross = frame(experiment="cross-patch", layer=3, until=None)
-    assert depth.undisturbed(cross).tolist() == [3]
-    assert depth.undisturbed(frame(experiment="freeze", layer=3)).tolist() == [4]
-    assert depth.undisturbed(frame(experiment="knockout", mode="above", start=3)).tolist() == [3]
-    with pytest.raises(TwohopError, match="no single depth"):
-        depth.undisturbed(frame(experiment="cross-patch", layer=3, until=4))
-    with pytest.raises(TwohopError, match="one experiment at a time"):
-        depth.undisturbed(frame(experiment="knockout", mode="below", start=3))
-
-
 # --- figures ----------------------------------------------------------------------------------
 
 
 def test_figures_are_described_and_say_what_they_need(crossed):
     _, frame = crossed
-    frame = frame.assign(depth=depth.undisturbed(frame), own=frame["says"].eq("target"))
+    frame = frame.assign(blocks_read=switch.blocks_read(frame), own=frame["says"].eq("target"))
     frame["donor"] = frame["donor_id"]
-    curve = depth.curve(frame, "own")
+    curve = switch.curve(frame, "own")
     made = [
-        lines.lines_by_layer(curve, "A finding", y_title="Share (%)", x="depth"),
+        lines.lines_by_layer(curve, "A finding", y_title="Share (%)", x="blocks_read"),
         heat.items_by_layer(frame, "Items"),
         dots.explorer(frame, "Explore"),
         dots.depths(
