@@ -37,6 +37,12 @@ def glue(name: str, value: object) -> None:
     )
 
 
+def glue_all(values: Mapping[str, object]) -> None:
+    """:func:`glue` each of several values by its name."""
+    for name, value in values.items():
+        glue(name, value)
+
+
 def show(chart: alt.TopLevelMixin, name: str, caption: str) -> None:
     """Show a chart as figure ``name``; its ``description`` is what a screen reader says.
 

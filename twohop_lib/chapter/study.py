@@ -19,12 +19,14 @@ from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.figures.charts import ARM_OF_CONDITION
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import NothingLeft
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ROWS
 from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
+from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.evaluate import evaluate
 
 #: Benchmarks built for this process; their folders go when it does.
@@ -100,6 +102,14 @@ class Study:
         """What the entities are ("house", "country")."""
         return self.questions.questions[0].noun
 
+    @property
+    def subject(self) -> str:
+        """What a page about one model is about: "late, with 48 entities of the benchmark …"."""
+        return (
+            f"{self.models[0]}, with {len(self.questions.entities())} entities of the benchmark "
+            f"{self.questions.name}"
+        )
+
     def example(self, *preferred: str) -> str:
         """The model that an example is about: the first of ``preferred`` that is here."""
         return next((name for name in preferred if name in self.pairs), self.models[0])
@@ -137,6 +147,27 @@ class Study:
                     self._answers[name, str(condition)] = part
         parts = [self._answers[name, c] for name in self.models for c in conditions]
         return pd.concat(parts, ignore_index=True)
+
+    def able(self, *conditions: str) -> pd.DataFrame:
+        """How often each model is right in these conditions, as texts; one row a model."""
+        labels = ARM_OF_CONDITION | {"identify": f"names the {self.noun}"}
+        return counted_table(self.ask(*conditions), "model", "condition", labels=labels)
+
+    def missed(self, model: str, known_in: str = "by_name") -> Question:
+        """A question for an example: the first that a model knows by name and misses by picture.
+
+        Among those about :meth:`entities`. It is known if it is answered in ``known_in``. The
+        first question of all if none is known and missed, so that a page always has an example.
+        """
+        answers = self.ask(known_in, "by_picture")
+        own = answers[answers["model"] == model]
+        right = own.pivot(index="question_id", columns="condition", values="correct").astype(bool)
+        wanted = right.index[right[known_in] & ~right["by_picture"]]
+        ids = self.entities(model)
+        found = (
+            q for q in self.questions.questions if q.question_id in wanted and q.entity_id in ids
+        )
+        return next(found, self.questions.questions[0])
 
     def labels(self, model: str) -> dict[str, Any]:
         """What an evaluation of a model is labelled with, and where it is kept."""
@@ -212,6 +243,17 @@ class Study:
         for column, value in wanted.items():
             kept &= found[column] == value
         return found[kept & (not self.given)].reset_index(drop=True)
+
+    def worlds(self, frame: pd.DataFrame) -> str:
+        """For captions: how many worlds (seeds) a frame is of, and which are computed here.
+
+        Begins with a space; empty if this page's world is the only one.
+        """
+        seeds = set(frame["seed"])
+        if seeds <= {self.seed}:
+            return ""
+        which = "All" if self.seed not in seeds else f"Seed {self.seed} is computed here, the others"
+        return f" in {len(seeds)} worlds. {which} are read from the study's records"
 
     def keep(self, *frames: pd.DataFrame) -> None:
         """Write the chapter's records, and how its models were loaded, where a run looks.

@@ -1,0 +1,114 @@
+"""How a chapter tells of gaps: which entities count, its tables, and its sentences.
+
+Tables are those of :mod:`twohop_lib.readouts.gap`. What was not measured is said to be so.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from twohop_lib.readouts import gap
+from twohop_lib.readouts.tables import each_model
+
+
+def recognised_rows(answers: pd.DataFrame) -> pd.DataFrame:
+    """Answers about the entities that each model names from their pictures.
+
+    All of a model's answers, if it names none in the world (``seed``) at hand.
+    """
+    named = answers[(answers["condition"] == "identify") & answers["correct"].astype(bool)]
+    known = set(zip(named["model"], named["seed"], named["entity_id"], strict=True))
+    able = {(model, seed) for model, seed, _ in known}
+    keys = zip(answers["model"], answers["seed"], answers["entity_id"], strict=True)
+    kept = [(m, s) not in able or (m, s, e) in known for m, s, e in keys]
+    return answers[pd.Series(kept, index=answers.index, dtype=bool)]
+
+
+def accuracy_of_recognised(answers: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each model in each condition on :func:`recognised_rows`."""
+    return each_model(recognised_rows(answers), gap.accuracy_table)
+
+
+def of_recognised(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a gap table over the entities that the model recognises.
+
+    For a model that recognises none, those over all. ``table`` is that of
+    :func:`twohop_lib.readouts.gap.gap_table` or ``gap_by_seed``.
+    """
+    by = [column for column in ("seed", "model") if column in table]
+    own = table[table["population"] == "recognised"]
+    seen = own[own["definition"] == "difference"].groupby(by)["n_items"].sum()
+    keys = pd.MultiIndex.from_frame(table[by]) if len(by) > 1 else pd.Index(table[by[0]])
+    able = seen.reindex(keys, fill_value=0).to_numpy() > 0
+    wanted = pd.Series("full", index=table.index).mask(able, "recognised")
+    # The controlled slice implies recognition; it has no other population.
+    wanted = wanted.mask(table["definition"] == "controlled", "recognised")
+    return table[table["population"] == wanted]
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """A gap table to read: one row a model and definition, one column a population, as texts."""
+    shown = table.assign(text=[_with_n(row) for row in table.itertuples()])
+    wide = shown.pivot(index=["model", "definition"], columns="population", values="text")
+    rows = pd.MultiIndex.from_frame(table[["model", "definition"]].drop_duplicates())
+    return wide.reindex(index=rows, columns=list(gap.POPULATIONS)).fillna("–")
+
+
+def by_world(table: pd.DataFrame, here: int) -> pd.DataFrame:
+    """Gaps by model and world to read; ``here`` is the seed whose world the page computes."""
+    return pd.DataFrame(
+        {
+            "model": table["model"],
+            "seed": table["seed"],
+            "from": table["seed"].eq(here).map({True: "this page", False: "the study's records"}),
+            "by name": table["reference"].map(_percent),
+            "by picture": table["picture"].map(_percent),
+            "gap (points)": [_with_n(row) for row in table.itertuples()],
+            "Wilcoxon p": table["p_value"].map(lambda p: "–" if pd.isna(p) else f"{p:.1e}"),
+        }
+    )
+
+
+def model_sentences(
+    accuracy: pd.DataFrame, everyone: pd.DataFrame, own: pd.DataFrame, among: str
+) -> dict[str, str]:
+    """What a page says of one model, by the names under which it is glued.
+
+    ``accuracy`` is :func:`accuracy_of_recognised` of the model, ``everyone`` its accuracy on all
+    entities, ``own`` its gaps by definition (:func:`of_recognised`), ``among`` which entities
+    those are.
+    """
+    gaps = own.set_index("definition")
+    row = gaps.loc["difference"]
+    share = everyone.set_index("condition")["accuracy"]
+    blind = accuracy.set_index("condition")["accuracy"]["blank_by_picture"]
+    value = gaps["gap"].to_dict()
+    return {
+        "model_gap": f"On {row['n_items']} facts about {row['n_entities']} entities ({among}), it "
+        f"loses {points(row['gap'])} when the entity is shown and not named: by name it answers "
+        f"{points(row['reference'], '%')}, by picture {points(row['picture'], '%')}.",
+        "model_hops": f"It names {points(share['identify'], '%')} of the entities from their "
+        f"pictures. Asked by name it answers {points(share['by_name'], '%')} of the questions, and "
+        f"its backbone {points(share['llm_by_name'], '%')}; with a blank picture, "
+        f"{points(blind, '%')}.",
+        "model_definitions": f"{points(value['degradation'], '%')} (against the backbone), "
+        f"{points(value['difference'])} (against the same model by name) and "
+        f"{points(value['controlled'], '%')} (on the controlled slice)",
+    }
+
+
+def points(fraction: float | None, unit: str = "points") -> str:
+    """A fraction in hundredths with its unit: ``18.7 points``; "not measured" if there is none."""
+    return "not measured" if pd.isna(fraction) else f"{100 * fraction:.1f} {unit}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if pd.isna(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _with_n(row: object) -> str:
+    """``18.7 [13.2, 24.8], n = 455 of 91``: a gap, its interval, items and entities."""
+    if pd.isna(row.gap):
+        return "–"
+    spread = "" if pd.isna(row.low) else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return f"{100 * row.gap:.1f}{spread}, n = {row.n_items} of {row.n_entities}"

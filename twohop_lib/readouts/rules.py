@@ -1,0 +1,110 @@
+"""What a scoring rule does: agreement with hand labels, verdicts on facts, effect on a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import pandas as pd
+
+from twohop_lib.benchmark.schema import Question
+from twohop_lib.readouts import gap
+from twohop_lib.readouts.gap_words import recognised_rows
+from twohop_lib.scoring.matching import Rule, agreement, matches
+from twohop_lib.stats import proportion_interval
+
+RULES: tuple[Rule, ...] = get_args(Rule)
+#: The conditions that a gap (:func:`twohop_lib.readouts.gap.gap_difference`) is made of.
+_OF_A_GAP = ("identify", "by_name", "by_picture")
+#: A rule "hardly ever" accepts what it accepts in fewer than this share of cases.
+HARDLY_EVER = 0.05
+
+
+def agreement_by_rule(cases: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+    """How often each rule agrees with answers labelled by hand, with Wilson intervals.
+
+    ``cases`` as in :func:`twohop_lib.scoring.matching.labelled_cases`. Returns columns ``rule,
+    agreement, low, high, n``.
+    """
+    rows = []
+    for rule in rules:
+        total = agreement(cases, rule).set_index("category").loc["all"]
+        n = int(total["n"])
+        found = proportion_interval(round(total["agreement"] * n), n)
+        rows.append((rule, found.estimate, found.low, found.high, n))
+    return pd.DataFrame(rows, columns=["rule", "agreement", "low", "high", "n"])
+
+
+def verdicts_on_answers(
+    cases: Sequence[tuple[str, Sequence[str]]], rules: Sequence[Rule] = RULES
+) -> pd.DataFrame:
+    """What each rule says of answers, given as pairs of an answer and what is accepted.
+
+    Returns columns ``answer`` ("(empty)" if nothing was said), ``accepted`` and one a rule.
+    """
+    return pd.DataFrame(
+        [
+            {"answer": answer or "(empty)", "accepted": accepted[0]}
+            | {rule: matches(answer, accepted, rule) for rule in rules}
+            for answer, accepted in cases
+        ]
+    )
+
+
+def verdicts_on_facts(questions: Sequence[Question], rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+    """What each rule says of four answers made from a fact: is it accepted?
+
+    ``right`` is the fact's own first answer, ``wrong`` another entity's, ``denied`` the right one
+    named only to deny it, ``echo`` the question by name with nothing said. Returns one row a
+    question and rule: ``relation, rule, right, wrong, denied, echo``.
+    """
+    rows = []
+    for q in questions:
+        right, wrong = q.answers[0], q.distractors[0]
+        said = {
+            "right": right,
+            "wrong": wrong,
+            "denied": f"It is {wrong}, not {right}.",
+            "echo": q.question_by_name,
+        }
+        for rule in rules:
+            found = {kind: matches(text, q.answers, rule) for kind, text in said.items()}
+            rows.append({"relation": q.relation.replace("_", " "), "rule": rule} | found)
+    return pd.DataFrame(rows)
+
+
+def never_accepts(by_relation: pd.DataFrame, rule: Rule) -> list[str]:
+    """The relations whose right answers a rule hardly ever accepts (``relation, rule, share``)."""
+    found = by_relation[(by_relation["rule"] == rule) & (by_relation["share"] < HARDLY_EVER)]
+    return found["relation"].tolist()
+
+
+def rescored(answers: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """Answer records with ``correct`` as a rule would have it."""
+    right = [
+        matches(answer, accepted, rule)
+        for answer, accepted in zip(answers["answer"], answers["accepted"], strict=True)
+    ]
+    return answers.assign(correct=right)
+
+
+def gap_by_rule(answers: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+    """Each model's gap in points (by name against by picture) under each scoring rule.
+
+    A rule also decides which entities count as recognised (all, if none is). Returns one row a
+    rule and model: ``model, rule, gap, low, high, n_items, n_entities``.
+    """
+    needed = answers[answers["condition"].isin(_OF_A_GAP)]
+    rows = []
+    for rule in rules:
+        for model, part in recognised_rows(rescored(needed, rule)).groupby("model", sort=False):
+            found = gap.gap_difference(part, "full").row()
+            rows.append({"model": model, "rule": rule} | found)
+    kept = ["model", "rule", "gap", "low", "high", "n_items", "n_entities"]
+    return pd.DataFrame(rows)[kept]
+
+
+def largest_move(gaps: pd.DataFrame) -> tuple[float, str]:
+    """By how much the choice of rule moves a gap at most, and whose (``model, rule, gap``)."""
+    moved = gaps.groupby("model")["gap"].agg(lambda g: g.max() - g.min())
+    return float(moved.max()), str(moved.idxmax())
