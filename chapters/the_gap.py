@@ -71,18 +71,13 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
-organisms = [
-    "late",
-    "middle",
-    "early",
-    "cross",
-]  # which miniature VLMs to ask
-seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms; "" for all
+benchmark = ""  # a source's name or a path; "" asks what suits the model
+organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+seed = 0  # which world; others than 0 are trained on demand
+split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded; "" for every way
 max_entities = 0  # ask about so many entities; 0 asks about all
-batch_size = 64
+batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
 
 # %% tags=["remove-cell"]
@@ -94,31 +89,25 @@ except ImportError:
 
 # %%
 import pandas as pd
-from twohop_lib import records
-from twohop_lib.chapter.show import glue, show
-from twohop_lib.chapter.study import (
-    keep_records,
-    open_pairs,
-    open_questions,
-)
-from twohop_lib.figures.bars import cascade_bars, failure_bars
-from twohop_lib.figures.dots import (
-    accuracy_by_arm,
-    gap_by_model,
-    gap_definitions,
-    rule_effect,
-)
-from twohop_lib.figures.theme import ARM_OF_CONDITION, caption_n
-from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import gap
-from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.scoring.matching import matches
+from twohop_lib.chapter.show import glue, glue_all, show
+from twohop_lib.chapter.study import open_study
+from twohop_lib.figures import bars, dots, theme
+from twohop_lib.readouts import gap, gap_words, rules
+from twohop_lib.readouts.tables import counted_table, each_model
 
-benchmark = benchmark or suited_benchmark(vlm)
-questions = open_questions(benchmark, seed, split, wording, max_entities)
-noun = questions.questions[0].noun
-print(
-    f"{noun}: {len(questions.entities())}, {len(questions.questions)} questions"
+study = open_study(
+    "the_gap",
+    vlm,
+    llm,
+    load,
+    benchmark,
+    organisms,
+    seed,
+    split,
+    wording,
+    max_entities,
+    batch_size,
+    work,
 )
 
 # %% [markdown]
@@ -128,44 +117,7 @@ print(
 # {glue:text}`noun` from its picture, and asked by name without a picture.
 
 # %%
-pairs = open_pairs(vlm, llm, organisms, seed, load)
-models = list(pairs)
-able = {
-    name: evaluate(
-        pair.vlm,
-        pair.backbone,
-        questions,
-        conditions=("llm_by_name", "identify", "by_name"),
-        model_name=name,
-        seed=seed,
-        batch_size=batch_size,
-        folder=work or None,
-    )
-    for name, pair in pairs.items()
-}
-
-# %%
-baseline = pd.concat(
-    [gap.accuracy_table(answers) for answers in able.values()]
-)
-baseline = baseline.pivot(
-    index="model", columns="condition", values="accuracy"
-).loc[models]
-baseline.rename(
-    columns={
-        "llm_by_name": "backbone, by name",
-        "identify": f"names the {noun}",
-        "by_name": "VLM, by name",
-    }
-).style.format("{:.1%}")
-
-# %% tags=["remove-cell"]
-glue("noun", noun)
-glue("recognition_lowest", f"{100 * baseline['identify'].min():.0f}")
-text = baseline[["by_name", "llm_by_name"]].min().min()
-glue(
-    "text_lowest", "all" if text == 1 else f"at least {100 * text:.1f} %"
-)
+study.able("llm_by_name", "identify", "by_name")
 
 # %% [markdown] tags=["organisms"]
 # All of them recognise the houses and know the facts. They share world and backbone, and were
@@ -183,38 +135,47 @@ glue(
 #
 # Both arms ask for the same fact and accept the same answers. A question is worded by the model's
 # own chat template, the answer is generated greedily, and only the new tokens are scored. This is
-# the whole of it, for one question:
+# the whole of it, in plain `transformers`. The example is the first question that the model answers
+# by name and misses by picture (its first question, should it miss none); the library's own answer
+# to it stands beside.
 
 # %%
-question = questions.questions[0]
-pair = pairs.get("middle") or next(iter(pairs.values()))
-picture = questions.image(question)
-model, processor = pair.vlm.model, pair.vlm.processor
-tokenizer = processor.tokenizer
+name = study.example("middle")
+question = study.missed(name)
+processor, model = (
+    study.pairs[name].vlm.processor,
+    study.pairs[name].vlm.model,
+)
 
-for text, shown in [
-    (question.question_by_name, []),
-    (question.question_by_picture, [picture]),
-]:
-    parts = [{"type": "image"} for _ in shown]
-    parts.append({"type": "text", "text": text})
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": parts}], add_generation_prompt=True
-    )
-    begun = tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)
-    options = {"return_tensors": "pt", "add_special_tokens": not begun}
-    if shown:
-        inputs = processor(text=prompt, images=shown, **options)
-        inputs = inputs.to(model.device, model.dtype)
-    else:
-        inputs = tokenizer(prompt, **options).to(model.device)
+
+def answer(text: str, pictures: list) -> str:
+    content = [{"type": "image", "image": p} for p in pictures]
+    content.append({"type": "text", "text": text})
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(model.device, model.dtype)
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    answer = tokenizer.decode(
-        output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True
-    )
-    print(
-        f"{text}  →  {answer.strip()}   {matches(answer, question.answers)}"
-    )
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(new, skip_special_tokens=True).strip()
+
+
+# %%
+picture = study.questions.image(question)
+by_hand = {
+    "by_name": answer(question.question_by_name, []),
+    "by_picture": answer(question.question_by_picture, [picture]),
+}
+said = study.ask(*by_hand).query(
+    "model == @name and question_id == @question.question_id"
+)
+print("Accepted:", ", ".join(question.answers))
+said[["condition", "answer", "correct"]].assign(
+    **{"by hand": said["condition"].map(by_hand)}
+).style.hide(axis="index")
 
 # %% [markdown]
 # ## The sweep
@@ -223,45 +184,13 @@ for text, shown in [
 # with picture and name together (*full information*), and with the name first.
 
 # %%
-conditions = (
-    "by_picture",
-    "blank_by_name",
-    "blank_by_picture",
-    "full_information",
-    "name_first",
+answers = study.ask(
+    *("llm_by_name", "identify", "by_name", "by_picture"),
+    *("blank_by_name", "blank_by_picture"),
+    *("full_information", "name_first"),
 )
-answers = {
-    name: pd.concat(
-        [
-            able[name],
-            evaluate(
-                pair.vlm,
-                pair.backbone,
-                questions,
-                conditions=conditions,
-                model_name=name,
-                seed=seed,
-                batch_size=batch_size,
-                folder=work or None,
-            ),
-        ],
-        ignore_index=True,
-    )
-    for name, pair in pairs.items()
-}
-keep_records(pd.concat(answers.values()), work, "the_gap", pairs)
-
-# A model that recognises nothing leaves no such slice; then all count.
-recognises = baseline["identify"].gt(0).all()
-population = "recognised" if recognises else "full"
-among = (
-    "entities that the model recognises"
-    if recognises
-    else "all entities (some model recognises none)"
-)
-accuracy = pd.concat(
-    [gap.accuracy_table(rows, population) for rows in answers.values()]
-)
+study.keep(answers)
+accuracy = gap_words.accuracy_of_recognised(answers)
 
 # %% [markdown]
 # ## Results
@@ -272,12 +201,12 @@ accuracy = pd.concat(
 
 # %% tags=["hide-input"]
 arms = accuracy.assign(
-    arm=accuracy["condition"].map(ARM_OF_CONDITION)
+    arm=accuracy["condition"].map(theme.ARM_OF_CONDITION)
 ).dropna(subset=["arm"])
 show(
-    accuracy_by_arm(arms),
+    dots.accuracy_by_arm(arms),
     "fig-arms",
-    f"Accuracy on {among}, by arm. {caption_n(arms)}. "
+    f"Accuracy on {study.among()}, by arm. {theme.caption_n(arms)}. "
     "Bars: 95 % intervals from resampling entities.",
 )
 
@@ -288,24 +217,19 @@ show(
 # question one of five outcomes.
 
 # %% tags=["hide-input"]
-counts = pd.concat(
-    [gap.cascade_counts(rows) for rows in answers.values()]
-)
 show(
-    cascade_bars(counts),
+    bars.cascade_bars(each_model(answers, gap.cascade_counts)),
     "fig-cascade",
     "Questions left at each step of the cascade. The last two split what is left: right by "
     "picture, or a linking failure.",
 )
 
 # %% tags=["hide-input"]
-shares = pd.concat(
-    [gap.failure_shares(rows) for rows in answers.values()]
-)
+shares = each_model(answers, gap.failure_shares)
 show(
-    failure_bars(shares),
+    bars.failure_bars(shares),
     "fig-types",
-    f"Every question has one of five outcomes. {caption_n(shares)}.",
+    f"Every question has one of five outcomes. {theme.caption_n(shares)}.",
 )
 
 # %% [markdown]
@@ -323,20 +247,15 @@ show(
 # On {glue:text}`these_models`, {numref}`fig-definitions` shows how far apart the definitions lie.
 
 # %% tags=["hide-input"]
-table = gap.gap_table(answers)
-own = table[table["population"] == population]
+table = gap.gap_table(gap.split_models(answers))
+own = gap_words.of_recognised(table)
+difference = own[own["definition"] == "difference"]
 show(
-    gap_definitions(own),
+    dots.gap_definitions(own),
     "fig-definitions",
-    f"The gap by three definitions, on {among}. "
-    f"{caption_n(own[own.definition == 'difference'])}. Bars: 95 % intervals.",
+    f"The gap by three definitions, on {study.among()}. "
+    f"{theme.caption_n(difference)}. Bars: 95 % intervals.",
 )
-
-# %% tags=["remove-cell"]
-for definition, value in (
-    own[own["model"] == "middle"].set_index("definition")["gap"].items()
-):
-    glue(f"middle_{definition}", f"{100 * value:.0f}")
 
 # %% [markdown] tags=["organisms"]
 # ### Three worlds
@@ -353,73 +272,22 @@ for definition, value in (
 # {glue:text}`these_models`, which is shown here alone ({numref}`fig-seeds`).
 
 # %% tags=["hide-input"]
-recorded = records.read(STUDY / "answers.parquet")
-recorded = recorded[
-    (recorded["wording"] == wording)
-    & (recorded["seed"] != seed)
-    & (vlm == "")
-]
-by_model = {
-    name: pd.concat([answers[name], recorded[recorded["model"] == name]])
-    for name in models
-}
-by_seed = gap.gap_by_seed(by_model)
-by_seed = by_seed[
-    (by_seed.definition == "difference")
-    & (by_seed.population == population)
-]
-by_seed["from"] = by_seed["seed"].map(
-    lambda s: "this page" if s == seed else "the study's records"
+recorded = study.recorded("answers", wording=wording)
+recorded = recorded[recorded["model"] != "backbone"]
+worlds = gap_words.of_recognised(
+    gap.gap_by_seed(gap.split_models(pd.concat([answers, recorded])))
 )
-worlds = (
-    f" in {by_seed.seed.nunique()} worlds. Seed {seed} is computed here, the others are read "
-    "from the study's records"
-    if by_seed.seed.nunique() > 1
-    else ""
-)
+worlds = worlds[worlds["definition"] == "difference"]
 show(
-    gap_by_model(by_seed),
+    dots.gap_by_model(worlds),
     "fig-seeds",
-    f"Gap in points (same VLM, by name against by picture){worlds}. "
-    f"n = {by_seed.n_items.min()}–{by_seed.n_items.max()} questions a point. "
+    f"Gap in points (same VLM, by name against by picture){study.worlds(worlds)}. "
+    f"n = {worlds.n_items.min()}–{worlds.n_items.max()} questions a point. "
     "Bars: 95 % intervals from resampling entities.",
 )
 
 # %%
-columns = [
-    "model",
-    "seed",
-    "from",
-    "reference",
-    "picture",
-    "gap",
-    "low",
-    "high",
-    "p_value",
-]
-by_seed[[*columns, "n_items", "n_entities"]].rename(
-    columns={
-        "reference": "by name",
-        "picture": "by picture",
-        "p_value": "Wilcoxon p",
-    }
-).style.hide(axis="index").format(
-    {
-        **dict.fromkeys(
-            ["by name", "by picture", "gap", "low", "high"], "{:.1%}"
-        ),
-        "Wilcoxon p": "{:.1e}",
-    }
-)
-
-# %% tags=["remove-cell"]
-live = by_seed[by_seed["seed"] == seed].set_index("model")
-for name in models:
-    glue(f"gap_{name}", f"{100 * live.loc[name, 'gap']:.1f}")
-    glue(f"by_name_{name}", f"{100 * live.loc[name, 'reference']:.1f}")
-    glue(f"by_picture_{name}", f"{100 * live.loc[name, 'picture']:.1f}")
-    glue(f"names_{name}", f"{100 * baseline.loc[name, 'identify']:.1f}")
-glue("n_least", str(live["n_items"].min()))
+gap_words.by_world(worlds, seed).style.hide(axis="index")
 
 # %% [markdown]
 # ## Controls
@@ -430,21 +298,13 @@ glue("n_least", str(live["n_items"].min()))
 # grey rectangle in place of the picture, a model can only guess.
 
 # %%
-blank = accuracy[
-    accuracy["condition"].isin(["blank_by_picture", "blank_by_name"])
-]
-blank.pivot(index="model", columns="condition", values="accuracy").loc[
-    models
-].rename(
-    columns={
-        "blank_by_picture": "blank, by picture",
-        "blank_by_name": "blank, by name",
-    }
-).style.format("{:.1%}")
-
-# %% tags=["remove-cell"]
-guesses = blank[blank["condition"] == "blank_by_picture"]["accuracy"]
-glue("blind_highest", f"{100 * guesses.max():.1f}")
+blank = ["blank_by_picture", "blank_by_name"]
+counted_table(
+    gap_words.recognised_rows(answers).query("condition in @blank"),
+    "model",
+    "condition",
+    labels={blank[0]: "blank, by picture", blank[1]: "blank, by name"},
+)
 
 # %% [markdown]
 # ### The scoring rule
@@ -454,86 +314,47 @@ glue("blind_highest", f"{100 * guesses.max():.1f}")
 # an accepted one. Both err, as *Building the benchmark* shows; {numref}`fig-rules` shows what
 # that does to the gap.
 
-
 # %% tags=["hide-input"]
-def rescored(rows: pd.DataFrame, rule: str) -> pd.DataFrame:
-    right = [
-        matches(r.answer, r.accepted, rule) for r in rows.itertuples()
-    ]
-    return rows.assign(correct=right)
-
-
-rules = pd.concat(
-    [
-        gap.gap_table(
-            {n: rescored(a, rule) for n, a in answers.items()}
-        ).assign(rule=rule)
-        for rule in ("twohop", "popvqa", "inclusion")
-    ]
-)
-rules = rules[
-    (rules.definition == "difference") & (rules.population == population)
-]
+by_rule = rules.gap_by_rule(answers)
 show(
-    rule_effect(rules),
+    dots.rule_effect(by_rule),
     "fig-rules",
     "Gap in points under three scoring rules, same answers. Each rule also decides which entities "
-    f"count as recognised. {caption_n(rules[rules.rule == 'twohop'])}.",
+    f"count as recognised. {theme.caption_n(by_rule[by_rule.rule == 'twohop'])}.",
 )
 
 # %% tags=["remove-cell"]
-moved = rules.groupby("model")["gap"].agg(
-    lambda g: 100 * (g.max() - g.min())
-)
-glue(
-    "rule_sentence",
-    "on the same answers, the three rules' gaps lie up to "
-    f"{moved.max():.1f} points apart ({moved.idxmax()}).",
-)
+named = answers[answers["condition"] == "identify"]
+named = named.groupby("model")["correct"].mean()
+for row in difference.itertuples():
+    glue(f"gap_{row.model}", f"{100 * row.gap:.1f}")
+    glue(f"by_name_{row.model}", f"{100 * row.reference:.1f}")
+    glue(f"by_picture_{row.model}", f"{100 * row.picture:.1f}")
+    glue(f"names_{row.model}", f"{100 * named[row.model]:.1f}")
+for row in own[own["model"] == "middle"].itertuples():
+    glue(f"middle_{row.definition}", f"{100 * row.gap:.0f}")
+glue("n_least", difference["n_items"].min())
 
 # %% tags=["remove-cell"]
-# What the page says where it is about one model and not about the organisms.
-name, pair = next(iter(pairs.items()))
+first = study.models[0]
+asked = study.subject.replace(
+    "with ", f"with {len(study.questions.questions)} questions about "
+)
+glue("noun", study.noun)
+glue("these_models", first if study.given else "the organisms")
+glue("model_asked", asked)
+glue("model_asked_here", asked.replace(", with", " was asked"))
+glue("model_notes", " ".join(study.pairs[first].notes))
 
-
-def points(fraction: float, unit: str = "points") -> str:
-    return (
-        "not measured"
-        if pd.isna(fraction)
-        else f"{100 * fraction:.1f} {unit}"
+# %% tags=["remove-cell"]
+glue("rule_sentence", rules.move_sentence(by_rule))
+glue_all(gap_words.hop_values(answers))
+glue_all(
+    gap_words.model_sentences(
+        answers[answers["model"] == first],
+        own[own["model"] == first],
+        study.among([first]),
     )
-
-
-asked = (
-    f"{len(questions.questions)} questions about {len(questions.entities())} entities of the "
-    f"benchmark {questions.name}"
-)
-glue("these_models", name if vlm else "the organisms")
-glue("model_asked", f"{name}, with {asked}")
-glue("model_asked_here", f"{name} was asked {asked}")
-glue("model_notes", " ".join(pair.notes))
-row = live.loc[name]
-glue(
-    "model_gap",
-    f"On {row['n_items']} facts about {row['n_entities']} entities ({among}), it loses "
-    f"{points(row['gap'])} when the entity is shown and not named: by name it answers "
-    f"{points(row['reference'], '%')}, by picture {points(row['picture'], '%')}.",
-)
-alone = baseline.loc[name]
-blind = blank.set_index(["model", "condition"])["accuracy"]
-glue(
-    "model_hops",
-    f"It names {points(alone['identify'], '%')} of the entities from their pictures. Asked by "
-    f"name it answers {points(alone['by_name'], '%')} of the questions, and its backbone "
-    f"{points(alone['llm_by_name'], '%')}; with a blank picture, "
-    f"{points(blind[name, 'blank_by_picture'], '%')}.",
-)
-gaps = own[own["model"] == name].set_index("definition")["gap"]
-glue(
-    "model_definitions",
-    f"{points(gaps.get('degradation'), '%')} (against the backbone), "
-    f"{points(gaps.get('difference'))} (against the same model by name) and "
-    f"{points(gaps.get('controlled'), '%')} (on the controlled slice)",
 )
 
 # %% [markdown]
@@ -556,20 +377,7 @@ glue(
 # other entities, so their figures and this page's are not the same measurement.
 
 # %%
-table[
-    [
-        "model",
-        "definition",
-        "population",
-        "gap",
-        "low",
-        "high",
-        "n_items",
-        "n_entities",
-    ]
-].style.hide(axis="index").format(
-    {"gap": "{:.1%}", "low": "{:.1%}", "high": "{:.1%}"}
-)
+gap_words.overview(table)
 
 # %% [markdown]
 # ## Try it yourself

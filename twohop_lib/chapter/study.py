@@ -19,7 +19,7 @@ from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures.charts import ARM_OF_CONDITION
+from twohop_lib.figures.theme import ARM_OF_CONDITION
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import NothingLeft
@@ -252,7 +252,9 @@ class Study:
         seeds = set(frame["seed"])
         if seeds <= {self.seed}:
             return ""
-        which = "All" if self.seed not in seeds else f"Seed {self.seed} is computed here, the others"
+        which = (
+            "All" if self.seed not in seeds else f"Seed {self.seed} is computed here, the others"
+        )
         return f" in {len(seeds)} worlds. {which} are read from the study's records"
 
     def keep(self, *frames: pd.DataFrame) -> None:

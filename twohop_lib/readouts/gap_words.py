@@ -69,20 +69,32 @@ def by_world(table: pd.DataFrame, here: int) -> pd.DataFrame:
     )
 
 
-def model_sentences(
-    accuracy: pd.DataFrame, everyone: pd.DataFrame, own: pd.DataFrame, among: str
-) -> dict[str, str]:
+def hop_values(answers: pd.DataFrame) -> dict[str, str]:
+    """Both hops and the control over several models, by the names under which they are glued.
+
+    The lowest share of entities named and of facts known by name, and the highest share answered
+    with a blank picture (about recognised entities), in percent.
+    """
+    share = answers.groupby(["condition", "model"])["correct"].mean()
+    known = min(share["by_name"].min(), share["llm_by_name"].min())
+    seen = recognised_rows(answers).groupby(["condition", "model"])["correct"].mean()
+    return {
+        "recognition_lowest": f"{100 * share['identify'].min():.0f}",
+        "text_lowest": "all" if known == 1 else f"at least {100 * known:.1f} %",
+        "blind_highest": f"{100 * seen['blank_by_picture'].max():.1f}",
+    }
+
+
+def model_sentences(answers: pd.DataFrame, own: pd.DataFrame, among: str) -> dict[str, str]:
     """What a page says of one model, by the names under which it is glued.
 
-    ``accuracy`` is :func:`accuracy_of_recognised` of the model, ``everyone`` its accuracy on all
-    entities, ``own`` its gaps by definition (:func:`of_recognised`), ``among`` which entities
-    those are.
+    ``answers`` are the model's, ``own`` its gaps by definition (:func:`of_recognised`), ``among``
+    which entities those are over.
     """
     gaps = own.set_index("definition")
-    row = gaps.loc["difference"]
-    share = everyone.set_index("condition")["accuracy"]
-    blind = accuracy.set_index("condition")["accuracy"]["blank_by_picture"]
-    value = gaps["gap"].to_dict()
+    row, value = gaps.loc["difference"], gaps["gap"]
+    share = answers.groupby("condition")["correct"].mean()
+    blind = recognised_rows(answers).groupby("condition")["correct"].mean()["blank_by_picture"]
     return {
         "model_gap": f"On {row['n_items']} facts about {row['n_entities']} entities ({among}), it "
         f"loses {points(row['gap'])} when the entity is shown and not named: by name it answers "

@@ -105,6 +105,20 @@ def gap_by_rule(answers: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.Data
 
 
 def largest_move(gaps: pd.DataFrame) -> tuple[float, str]:
-    """By how much the choice of rule moves a gap at most, and whose (``model, rule, gap``)."""
-    moved = gaps.groupby("model")["gap"].agg(lambda g: g.max() - g.min())
-    return float(moved.max()), str(moved.idxmax())
+    """By how much the choice of rule moves a gap at most, and whose (``model, rule, gap``).
+
+    NaN and "" where no gap was measured.
+    """
+    moved = gaps.groupby("model")["gap"].agg(lambda g: g.max() - g.min()).dropna()
+    return (float(moved.max()), str(moved.idxmax())) if len(moved) else (float("nan"), "")
+
+
+def move_sentence(gaps: pd.DataFrame) -> str:
+    """:func:`largest_move` in words, to be continued from a colon."""
+    moved, model = largest_move(gaps)
+    if not model:
+        return "no gap could be measured under any of the three rules."
+    return (
+        f"on the same answers, the three rules' gaps lie up to {100 * moved:.1f} points apart "
+        f"({model})."
+    )
