@@ -197,7 +197,7 @@ accuracy = gap_words.accuracy_of_recognised(answers)
 #
 # ### By name and by picture
 #
-# {numref}`fig-arms` puts the arms side by side, for entities that the model recognises.
+# {numref}`fig-arms` puts the arms side by side, for {glue:text}`among`.
 
 # %% tags=["hide-input"]
 arms = accuracy.assign(
@@ -341,6 +341,7 @@ asked = study.subject.replace(
     "with ", f"with {len(study.questions.questions)} questions about "
 )
 glue("noun", study.noun)
+glue("among", study.among())
 glue("these_models", first if study.given else "the organisms")
 glue("model_asked", asked)
 glue("model_asked_here", asked.replace(", with", " was asked"))

@@ -75,3 +75,38 @@ def test_the_backbone_is_swept_where_there_is_one_and_something_to_run(opened):
         raise NothingLeft("none")
 
     assert opened.sweep_backbone(nothing).empty
+
+
+def test_the_example_is_the_first_fact_that_is_known_and_missed(opened):
+    question = opened.missed("late")
+    answers = opened.ask("by_name", "by_picture")
+    own = answers[(answers["model"] == "late") & answers["entity_id"].isin(opened.entities("late"))]
+    right = own.pivot(index="question_id", columns="condition", values="correct")
+    assert right.loc[question.question_id].to_dict() == {"by_name": True, "by_picture": False}
+    before = [q.question_id for q in opened.questions.questions]
+    before = before[: before.index(question.question_id)]
+    earlier = right.loc[[q for q in before if q in right.index]]
+    assert not (earlier["by_name"] & ~earlier["by_picture"].astype(bool)).any()
+
+
+def test_there_is_an_example_even_if_nothing_is_missed(opened, monkeypatch):
+    clever = opened.ask("by_name", "by_picture").assign(correct=True)
+    monkeypatch.setattr(study.Study, "ask", lambda self, *conditions: clever)
+    monkeypatch.setattr(study.Study, "entities", lambda self, model: set())
+    assert opened.missed("late") is opened.questions.questions[0]
+
+
+def test_what_models_are_able_to_is_a_table_of_texts(opened):
+    table = opened.able("llm_by_name", "identify")
+    assert list(table.index) == ["late", "early"]
+    assert list(table.columns) == ["backbone by name", "names the house"]
+    assert table.loc["early", "names the house"] == "4 of 4"  # too few for a percentage
+    assert opened.subject == "late, with 4 entities of the benchmark heraldry"
+
+
+def test_captions_say_which_worlds_are_computed_here(opened):
+    assert opened.worlds(pd.DataFrame({"seed": [0, 0]})) == ""
+    assert opened.worlds(pd.DataFrame({"seed": [0, 1]})) == (
+        " in 2 worlds. Seed 0 is computed here, the others are read from the study's records"
+    )
+    assert "All are read" in opened.worlds(pd.DataFrame({"seed": [1, 2]}))
