@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +27,10 @@ from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
 from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
-from twohop_lib.readouts import probes
+from twohop_lib.readouts import probes, states
+from twohop_lib.readouts.lens import logit_lens
+from twohop_lib.readouts.name_likeness import name_likeness, names_found
+from twohop_lib.readouts.selection import halves
 from twohop_lib.study.organisms import RECALL_COLUMNS
 
 
@@ -198,20 +203,24 @@ def test_name_likeness_finds_a_linear_map_and_nothing_else():
     images = np.stack(
         [rng.normal(size=(80, 16)), names @ rng.normal(size=(16, 16))], axis=1
     ).astype("float32")
-    found = probes.name_likeness(images, names).mean(0)
+    found = name_likeness(images, names).mean(0)
     assert found[0] < 0.15 and found[1] > 0.9
-    assert probes.name_likeness(images, names, shuffled=True).mean(0).max() < 0.2
+    assert name_likeness(images, names, shuffled=True).mean(0).max() < 0.2
+    ids = [f"e{i}" for i in range(80)]
+    table = names_found(images, names, ids)
+    assert set(table["entity_id"]) == {ids[i] for i in halves(80)[1]}
+    assert table.groupby("layer")["found"].mean().to_list() == pytest.approx(found)
     with pytest.raises(TwohopError, match="needs 8 or more, not 4"):
-        probes.name_likeness(images[:4], names[:4])
+        name_likeness(images[:4], names[:4])
 
 
 def test_the_entity_probe_generalises_over_views_and_not_over_shuffled_labels():
     rng = np.random.default_rng(1)
     centre = rng.normal(size=(12, 1, 1, 16))
-    states = (centre + 0.1 * rng.normal(size=(12, 5, 2, 16))).astype("float32")
-    assert probes.entity_probe(states, (3, 4)).mean() > 0.95
-    assert probes.entity_probe(states, (3, 4), shuffled=True).mean() < 0.5
-    tidy = probes.tidy(probes.entity_probe(states, (3, 4)), [str(i) for i in range(12)])
+    seen = (centre + 0.1 * rng.normal(size=(12, 5, 2, 16))).astype("float32")
+    assert probes.entity_probe(seen, (3, 4)).mean() > 0.95
+    assert probes.entity_probe(seen, (3, 4), shuffled=True).mean() < 0.5
+    tidy = states.tidy(probes.entity_probe(seen, (3, 4)), [str(i) for i in range(12)])
     assert len(tidy) == 12 * 2 * 2 and tidy["entity_id"].nunique() == 12
 
 
@@ -223,10 +232,27 @@ def test_a_fact_is_read_off_where_it_is_carried():
     assert probes.fact_probe(rng.normal(size=(80, 4)), answers).mean() < 0.5
 
 
+def test_facts_are_read_off_relation_by_relation():
+    rng = np.random.default_rng(3)
+    ids = [f"e{i}" for i in range(80)]
+    kind = [str(i % 4) for i in range(80)]
+    asked = [
+        SimpleNamespace(entity_id=e, relation=relation, answers=(answer,))
+        for relation, answers in (("kind", kind), ("luck", list(rng.permutation(kind))))
+        for e, answer in zip(ids, answers, strict=True)
+        if (e, relation) != ("e0", "luck")  # not every entity has every fact
+    ]
+    carried = np.eye(4)[[i % 4 for i in range(80)]] + 0.1 * rng.normal(size=(80, 4))
+    found = probes.facts_read_off(carried, ids, asked)
+    assert len(found) == 80  # half of 80, and the larger half of 79
+    assert found[:40].mean() > 0.95 and found[40:].mean() < 0.5
+    assert len(probes.facts_read_off(carried, ids, [])) == 0
+
+
 def test_the_lens_at_the_top_is_the_models_output(world):
     engine = Engine(load_vlm(path("early"), device="cpu"))
     asked = one_per_entity(world.questions)[:3]
-    lens = probes.logit_lens(engine, world, asked)
+    lens = logit_lens(engine, world, asked)
     top = lens[lens["layer"] == engine.n_blocks]
     for question, row in zip(asked, top.itertuples(), strict=True):
         prompt = prompt_of(question, "fact", True)
@@ -247,9 +273,9 @@ def test_every_operation_runs_on_every_family_or_says_why_not(family, world, tmp
     frame = mlp_patch(engine, llm, world, some, length=3)
     assert set(frame["method"]) == {*SPANS, *CONTROLS, "unpatched"}
     assert len(back_patch(engine, world, asked[:1], [(2, 1)], length=3)) == 2
-    states = deadline(llm, world, some, states=(1,), length=3)
-    assert set(states["arm"]) == {"entity", "wrong entity", "nothing"}
-    images = probes.image_states(engine, world, asked[:2], views=(0, 1))
+    written = deadline(llm, world, some, states=(1,), length=3)
+    assert set(written["arm"]) == {"entity", "wrong entity", "nothing"}
+    images = states.image_states(engine, world, asked[:2], views=(0, 1))
     assert images["image"].shape[:3] == (2, 2, engine.n_blocks + 1)
     record = Recorder(engine, world, "fact", True, 0)
     runs = [record(asked[0]), record(asked[1], asked[0])]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.stats import ENTITY
@@ -105,6 +107,12 @@ def split_by_entities(
         pd.MultiIndex.from_frame(entities[list(entity)])
     )
     return pd.Series(inside, index=frame.index).map({True: names[0], False: names[1]})
+
+
+def halves(n: int, seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Two halves of n entities, drawn at random: to fit on, and to test on."""
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
 
 
 def _facts(frame: pd.DataFrame) -> pd.DataFrame:

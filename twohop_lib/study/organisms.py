@@ -18,7 +18,6 @@ from twohop_lib.interventions.freeze import freeze, freeze_ends
 from twohop_lib.interventions.knockout import knockout
 from twohop_lib.interventions.mlp_patch import mlp_patch
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
-from twohop_lib.interventions.sweep import own_blocks
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.organisms import FURTHER, NAMES, cards
 from twohop_lib.organisms.grow import train_organism
@@ -143,7 +142,8 @@ def recalls(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.Data
     """
 
     from twohop_lib.interventions.splice import Engine
-    from twohop_lib.readouts import probes
+    from twohop_lib.readouts import states
+    from twohop_lib.readouts.name_likeness import names_found
 
     standard = benchmark.select(wording="standard")
     chosen = standard.select(split=SPLIT).some(SWEPT)
@@ -152,17 +152,14 @@ def recalls(name: str, seed: int, folder: Path, benchmark: Benchmark) -> pd.Data
     pairs = pairs_for(backbone.owner, chosen, "fact", everyone, 1)
     labels = {"model": name, "seed": seed}
     if name == "backbone":
-        states = sorted({1, max(2, backbone.n_blocks // 4), 3})
-        frames = [deadline(backbone, chosen, pairs, states, labels)]
+        after = sorted({1, max(2, backbone.n_blocks // 4), 3})
+        frames = [deadline(backbone, chosen, pairs, after, labels)]
         return pd.concat(frames).reindex(columns=RECALL_COLUMNS)
     engine = Engine(load_vlm(folder / name))
     houses = one_per_entity(standard.questions)
-    images = probes.image_states(engine, standard, houses)["image"][:, 0]
-    names = probes.name_states(backbone, houses)[:, max(2, backbone.n_blocks // 4)]
-    _, test = probes.halves(len(houses))
-    own = [*own_blocks(engine), engine.n_blocks]
-    found = probes.name_likeness(images[:, own], names)
-    likeness = probes.tidy(found, [houses[i].entity_id for i in test])
+    images = states.picture_states(engine, standard, houses)
+    names = states.name_states(backbone, houses)[:, max(2, backbone.n_blocks // 4)]
+    likeness = names_found(images, names, [house.entity_id for house in houses])
     frames = [likeness.assign(experiment="name-likeness", **labels)]
     frames.append(mlp_patch(engine, backbone, chosen, pairs, labels=labels))
     return pd.concat(frames, ignore_index=True).reindex(columns=RECALL_COLUMNS)

@@ -1,0 +1,66 @@
+"""Name-likeness: does the stream hold, of a picture, what it holds of the entity's name?
+
+A linear map from image states to name states is fitted on half of the entities. If it carries the
+others' pictures to their own names, pictures are like names *in general*; that entities can be told
+apart (:mod:`twohop_lib.readouts.probes`) is less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from twohop_lib.errors import TwohopError
+from twohop_lib.readouts.selection import halves
+from twohop_lib.readouts.states import FloatArray, tidy
+
+#: Strengths of the ridge map, picked by leave-one-out on the entities it is fitted on.
+ALPHAS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def name_likeness(
+    images: FloatArray, names: FloatArray, seed: int = 0, shuffled: bool = False
+) -> NDArray[np.bool_]:
+    """Does a linear map carry an entity's image state to the name of that very entity?
+
+    ``images`` ``[entity, layer, d]``, ``names`` ``[entity, d]``. At each layer a ridge map is
+    fitted on half of the entities; the others' image states are mapped, and count as found if
+    the nearest name among *their* half (cosine) is their own. ``shuffled`` fits on names that
+    were dealt out at random. Returns ``[test entity, layer]``.
+    """
+    if len(images) < 8:
+        raise TwohopError(
+            f"Name-likeness is fitted on half of the entities and needs 8 or more, not "
+            f"{len(images)}; give a benchmark with more."
+        )
+    fit, test = halves(len(images), seed)
+    target = names[fit]
+    if shuffled:
+        target = target[np.random.default_rng(seed + 1).permutation(len(fit))]
+    unit = names[test] / np.linalg.norm(names[test], axis=1, keepdims=True)
+    found = []
+    for layer in range(images.shape[1]):
+        model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS))
+        mapped = model.fit(images[fit, layer], target).predict(images[test, layer])
+        mapped = mapped / np.linalg.norm(mapped, axis=1, keepdims=True)
+        found.append((mapped @ unit.T).argmax(1) == np.arange(len(test)))
+    return np.stack(found, axis=1)
+
+
+def names_found(
+    images: FloatArray, names: FloatArray, entities: Sequence[str], shuffled: bool = False
+) -> pd.DataFrame:
+    """:func:`name_likeness` of the entities that the map was not fitted on, as a tidy frame.
+
+    ``entities`` are the ids of the rows of ``images`` and ``names``. Returns ``entity_id, layer,
+    found``.
+    """
+    found = name_likeness(images, names, shuffled=shuffled)
+    _, test = halves(len(entities))
+    return tidy(found, [entities[i] for i in test])
