@@ -283,7 +283,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## A table of your own
 #
-# One fact a row: the entity, its picture (a file, or an address), the accepted answers, and a
+# One fact a row: the entity, its picture's file, the accepted answers, and a
 # question with `{entity}` in it. Rows with problems are refused by row and column, or skipped and
 # counted.
 

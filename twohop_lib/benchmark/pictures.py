@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -13,23 +15,39 @@ from twohop_lib.errors import TwohopError
 #: Pixel formats only: Pillow would hand others (EPS) to an outside program.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
+# Damage and size are told once, below. For good: pictures are read in threads, and the filters of
+# warnings are all threads'.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def locate(folder: Path, image: str) -> Path:
+    """The file of ``image`` in ``folder``, in whichever Unicode normal form its name is there.
+
+    macOS takes names apart (NFD) and nobody else does, so a table's name and its file's may differ
+    in what nobody sees. Where no such file exists, the path as it was given.
+    """
+    at = folder
+    for part in Path(image).parts:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        at = next((at / form for form in forms if os.path.lexists(at / form)), at / part)
+    return at
 
 
 def read(file: Path) -> Image.Image:
     """Decode a picture whole (RGB, upright, transparency on white).
 
     Raises:
-        TwohopError: the file is missing, too large or cannot be decoded.
+        TwohopError: the file is missing, too large, cannot be decoded, or shows nothing (a single
+            pixel, or all transparent).
     """
     try:
-        with warnings.catch_warnings():
-            # The size is checked here, before anything is decoded; and damage is told once.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                ImageOps.exif_transpose(picture, in_place=True)  # a copy may be 200 MB
-                return _rgb(_eight_bits(picture))
+        with Image.open(file, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if picture.width * picture.height == 1:
+                raise TwohopError("has a single pixel; replace it by the whole picture.")
+            ImageOps.exif_transpose(picture, in_place=True)  # a copy may be 200 MB
+            return _rgb(_eight_bits(picture))
     except TwohopError as error:
         raise TwohopError(f"{file} {error}") from error
     except FileNotFoundError as error:
@@ -58,6 +76,8 @@ def _rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    if picture.getextrema()[3][1] == 0:
+        raise TwohopError("is transparent all over; save it with what it shows.")
     white = Image.new("RGBA", picture.size, "white")
     white.alpha_composite(picture)
     return white.convert("RGB")

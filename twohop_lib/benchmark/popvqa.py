@@ -10,6 +10,8 @@ photographs carry rights of their own; they are read here and never shipped.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import re
 from collections import defaultdict
@@ -21,16 +23,18 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from twohop_lib.benchmark import download, pictures, rows
+from twohop_lib.benchmark import cells, pictures
+from twohop_lib.benchmark.faults import BadTable, Problem, skipped, telling
 from twohop_lib.benchmark.schema import Benchmark, Material, Question, funnel
-from twohop_lib.benchmark.store import Problem
-from twohop_lib.benchmark.table import LISTED, stored, with_distractors
+from twohop_lib.benchmark.table import stored, with_distractors
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.scoring.leaks import leaks, words
 
 REPO = "idoco/PopVQA"
 ENTITIES, QUESTIONS = "entities.csv", "questions.csv"
 SIDE = 336  # pixels
+#: Pictures that are fetched by their names; of more, all are fetched.
+MOST_BY_NAME = 2000
 #: By type: the noun, and the identify prompt word for word.
 TYPES: dict[str, tuple[str, str]] = {
     "celebs": ("subject", "Identify by name the subject in the image."),
@@ -41,10 +45,6 @@ TYPES: dict[str, tuple[str, str]] = {
 OF_ENTITIES = ("s_uri", "subject", "aliases", "type", "resized_path")
 OF_QUESTIONS = ("s_uri", "subject", "question", "question_for_image", "possible_answers")
 _YES_NO = {("yes",), ("no",), ("true",), ("false",)}
-
-
-class NoNetwork(TwohopError):
-    """The hub did not answer."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,15 @@ def read(
         raise TwohopError(f"{entities!r} entities cannot be taken; give a whole number, 0 for all.")
     if source and revision:
         raise TwohopError("A local copy has no revision; give --source or --revision.")
-    files = _Local(Path(source)) if source else _Hub(revision or "main")
+    copy = Copy(Path(source) if source else _fetch(revision or "main", [ENTITIES, QUESTIONS]))
+    where = copy.digest() if source else f"{REPO} at {copy.folder.name[:12]}"
     problems: dict[str, list[Problem]] = {ENTITIES: [], QUESTIONS: []}
-    known = _read_entities(files.table(ENTITIES), problems[ENTITIES].append)
-    asked = _read_questions(files.table(QUESTIONS), known, problems[QUESTIONS].append)
+    known = _read_entities(copy.folder / ENTITIES, problems[ENTITIES].append)
+    asked = _read_questions(copy.folder / QUESTIONS, known, problems[QUESTIONS].append)
     if not skip_bad:
         for name, found in problems.items():
             if found:
-                raise rows.BadTable(files.table(name), sorted(found))
+                raise BadTable(copy.folder / name, found)
     steps = [_step("published", asked)]
 
     def keep(step: str, holds: Callable[[Question], bool]) -> None:
@@ -142,18 +143,21 @@ def read(
         if len(chosen) < len(_ids(asked)):
             keep(f"the {len(chosen)} entities asked for", lambda q: q.entity_id in chosen)
     by_id = {e.entity_id: e for e in known.values()}
-    if skip_bad:
-        asked = _with_pictures(asked, by_id, files, problems[ENTITIES])
-        steps.append(_step("pictures that can be read", asked))
     if not asked:
-        raise TwohopError(
-            f"{source or files.where} has no question that passes every filter; see its rows."
-        )
+        raise TwohopError(f"{where} has no question that passes every filter; see its rows.")
+    if not source:  # the snapshot's folder is named by its commit
+        _fetch(copy.folder.name, [by_id[e].image for e in _ids(asked)])
+        copy = Copy(copy.folder)
+    if skip_bad:
+        asked = _with_pictures(asked, by_id, copy, problems[ENTITIES])
+        steps.append(_step("pictures that can be read", asked))
+        if not asked:
+            raise BadTable(copy.folder / ENTITIES, problems[ENTITIES])
     return Material(
         tuple(with_distractors(asked, seed)),
-        lambda entity_id: letterbox(files.picture(by_id[entity_id].image)),
+        lambda entity_id: letterbox(copy.picture(by_id[entity_id].image)),
         funnel(steps),
-        _notes(files.where, problems),
+        {"read from": where, **skipped({table: sorted(p) for table, p in problems.items()})},
     )
 
 
@@ -168,12 +172,6 @@ def without_blind_solvable(benchmark: Benchmark, answers: pd.DataFrame) -> Bench
     return replace(benchmark, questions=kept)
 
 
-def _notes(where: str, problems: dict[str, list[Problem]]) -> dict:
-    found = [f"{name}, {p}" for name, listed in problems.items() for p in sorted(listed)]
-    skipped = {(name, p.row) for name, listed in problems.items() for p in listed}
-    return {"read from": where, "skipped rows": len(skipped), "skipped": found[:LISTED]}
-
-
 def _step(name: str, asked: Iterable[Question]) -> tuple[str, int, int]:
     asked = list(asked)
     return name, len(_ids(asked)), len(asked)
@@ -186,24 +184,18 @@ def _ids(asked: Iterable[Question]) -> set[str]:
 # --- the two tables --------------------------------------------------------------------------
 
 
-def _read_entities(file: Path, report: rows.Report) -> dict[tuple[str, str], Entity]:
+def _read_entities(file: Path, report: cells.Report) -> dict[tuple[str, str], Entity]:
     found: dict[tuple[str, str], Entity] = {}
     ids: dict[str, int] = {}
-    for number, cells in rows.read(file, OF_ENTITIES, report):
-        blank = next((c for c in OF_ENTITIES if c != "aliases" and not cells[c].strip()), None)
-        if blank:
-            report(Problem(number, blank, "is empty; fill it in"))
+    for number, row in cells.read(file, OF_ENTITIES, report):
+        aliases = _sound(number, row, "aliases", report)
+        if aliases is None:
             continue
-        kind = cells["type"].strip()
+        kind = row["type"].strip()
         if kind not in TYPES:
             report(Problem(number, "type", f"{kind!r} is unknown; use {', '.join(TYPES)}"))
             continue
-        try:
-            aliases = rows.as_list(cells["aliases"])
-        except ValueError as error:
-            report(Problem(number, "aliases", str(error)))
-            continue
-        uri, name, image = (cells[c].strip() for c in ("s_uri", "subject", "resized_path"))
+        uri, name, image = (row[c].strip() for c in ("s_uri", "subject", "resized_path"))
         others = tuple(dict.fromkeys(a for a in aliases if a != name))
         entity = Entity(uri, name, others, kind, image, number)
         before = ids.setdefault(entity.stored.casefold(), number)
@@ -215,38 +207,45 @@ def _read_entities(file: Path, report: rows.Report) -> dict[tuple[str, str], Ent
 
 
 def _read_questions(
-    file: Path, known: dict[tuple[str, str], Entity], report: rows.Report
+    file: Path, known: dict[tuple[str, str], Entity], report: cells.Report
 ) -> list[Question]:
     found: list[Question] = []
     counts: dict[str, int] = defaultdict(int)
-    for number, cells in rows.read(file, OF_QUESTIONS, report, ("r_uri",)):
-        needed = ("s_uri", "subject", "question", "question_for_image")
-        blank = next((c for c in needed if not cells[c].strip()), None)
-        if blank:
-            report(Problem(number, blank, "is empty; fill it in"))
+    for number, row in cells.read(file, OF_QUESTIONS, report, ("r_uri",)):
+        answers = _sound(number, row, "possible_answers", report)
+        if answers is None:
             continue
-        entity = known.get((cells["s_uri"].strip(), cells["subject"].strip()))
+        entity = known.get((row["s_uri"].strip(), row["subject"].strip()))
         if entity is None:
-            report(Problem(number, "s_uri", f"{cells['s_uri']!r} with this subject is no entity"))
-            continue
-        try:
-            answers = tuple(dict.fromkeys(rows.as_list(cells["possible_answers"])))
-        except ValueError as error:
-            report(Problem(number, "possible_answers", str(error)))
-            continue
-        if not answers:
+            report(Problem(number, "s_uri", f"{row['s_uri']!r} with this subject is no entity"))
+        elif not answers:
             report(Problem(number, "possible_answers", "is empty; give at least one"))
-            continue
-        counts[entity.entity_id] += 1
-        found.append(_question(entity, cells, answers, counts[entity.entity_id]))
+        else:
+            counts[entity.entity_id] += 1
+            found.append(_question(entity, row, answers, counts[entity.entity_id]))
     return found
 
 
-def _question(entity: Entity, cells: rows.Cells, answers: tuple[str, ...], number: int) -> Question:
+def _sound(
+    number: int, row: cells.Cells, listed: str, report: cells.Report
+) -> tuple[str, ...] | None:
+    """The distinct entries of the row's list; None if it is broken, or another cell is empty."""
+    for column, value in row.items():
+        if column not in (listed, "r_uri") and not value.strip():
+            report(Problem(number, column, "is empty; fill it in"))
+            return None
+    try:
+        return tuple(dict.fromkeys(cells.as_list(row[listed])))
+    except ValueError as error:
+        report(Problem(number, listed, str(error)))
+        return None
+
+
+def _question(entity: Entity, row: cells.Cells, answers: tuple[str, ...], number: int) -> Question:
     noun, identify = TYPES[entity.kind]
-    by_name = cells["question"].strip()
+    by_name = row["question"].strip()
     # The relation's own column is likely there; the template says the same.
-    relation = str(cells.get("r_uri", "")).rstrip("/").rsplit("/", 1)[-1]
+    relation = str(row.get("r_uri", "")).rstrip("/").rsplit("/", 1)[-1]
     relation = relation or by_name.replace(entity.name, "…")
     return Question(
         question_id=f"{entity.entity_id}-{number}",
@@ -257,7 +256,7 @@ def _question(entity: Entity, cells: rows.Cells, answers: tuple[str, ...], numbe
         relation=f"{entity.kind}: {relation}",
         wording="standard",
         question_by_name=by_name,
-        question_by_picture=cells["question_for_image"].strip(),
+        question_by_picture=row["question_for_image"].strip(),
         identify_prompt=identify,
         answers=answers,
         distractors=(),
@@ -270,7 +269,7 @@ def _question(entity: Entity, cells: rows.Cells, answers: tuple[str, ...], numbe
 
 
 def _names(question: Question, text: str) -> str | None:
-    return leaks(text, [question.entity, *question.aliases])
+    return leaks(text, question.names)
 
 
 def _is_open(question: Question) -> bool:
@@ -282,9 +281,8 @@ def _is_open(question: Question) -> bool:
 
 
 def _holds_no_answer(question: Question) -> bool:
-    telling = [a for a in question.answers if len(a.strip()) > 1]
-    asked = (question.question_by_name, question.question_by_picture, question.identify_prompt)
-    return not any(leaks(text, telling) for text in asked[:2])
+    asked = (question.question_by_name, question.question_by_picture)
+    return not any(leaks(text, telling(question.answers)) for text in asked)
 
 
 def _evenly(known: list[Entity], n: int) -> set[str]:
@@ -304,25 +302,27 @@ def _evenly(known: list[Entity], n: int) -> set[str]:
 
 
 def _with_pictures(
-    asked: list[Question], by_id: dict[str, Entity], files: _Local | _Hub, problems: list[Problem]
+    asked: list[Question], by_id: dict[str, Entity], copy: Copy, problems: list[Problem]
 ) -> list[Question]:
     bad = set()
+    # What paths begin with would differ from place to place.
+    prefix = f"{copy.folder.resolve()}{os.sep}"
     for entity_id in sorted(_ids(asked)):
         try:
-            files.picture(by_id[entity_id].image)
+            copy.picture(by_id[entity_id].image)
         except TwohopError as error:
             bad.add(entity_id)
-            what = f"{entity_id}: {str(error).removesuffix('.')}".replace(files.prefix, "")
+            what = f"{entity_id}: {str(error).removesuffix('.')}".replace(prefix, "")
             problems.append(Problem(by_id[entity_id].row, "resized_path", what))
     return [q for q in asked if q.entity_id not in bad]
 
 
-# --- where the files are ---------------------------------------------------------------------
+# --- where the files are -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Local:
-    """A local copy."""
+class Copy:
+    """A local copy of the data set: the reader's own, or the snapshot of the hub's client."""
 
     folder: Path
 
@@ -332,152 +332,70 @@ class _Local:
                 f"{self.folder} is no copy of PopVQA; it needs {ENTITIES} and {QUESTIONS}."
             )
 
-    @property
-    def where(self) -> str:
-        # Not its path: that would make the same copy's bytes differ from place to place.
-        digests = (download.file_sha256(self.folder / t)[:12] for t in (ENTITIES, QUESTIONS))
+    def digest(self) -> str:
+        """Which copy this is, wherever it lies."""
+        tables = ((self.folder / table).read_bytes() for table in (ENTITIES, QUESTIONS))
+        digests = (hashlib.sha256(table).hexdigest()[:12] for table in tables)
         return f"a local copy ({', '.join(digests)})"
 
-    @property
-    def prefix(self) -> str:
-        """What paths begin with that would differ from place to place."""
-        return f"{self.folder.resolve()}{os.sep}"
-
-    def table(self, name: str) -> Path:
-        return self.folder / name
-
     def picture(self, image: str) -> Image.Image:
-        return pictures.read(self._locate(image))
+        """The picture at a path of the table.
 
-    def _locate(self, image: str) -> Path:
-        inside = self.folder.resolve()
+        Paths of the machine that made the table are shortened to fit; where none does, the file's
+        name alone will do if it is the only one. Of several, taking any would show another entity.
 
-        def there(path: str) -> bool:
-            file = inside / path
-            return os.path.isfile(file) and file.resolve().is_relative_to(inside)
-
-        path = _found(image, there, self._by_name)
-        if path is None:
+        Raises:
+            TwohopError: there is none, or several have the name, or it cannot be read.
+        """
+        inside, parts = self.folder.resolve(), _parts(image)
+        ends = (inside.joinpath(*parts[i:]) for i in range(len(parts)))
+        if file := next(filter(os.path.isfile, ends), None):
+            return pictures.read(file)
+        named = self._by_name.get(parts[-1], []) if parts else []
+        if not named:
             raise TwohopError(f"{inside / image} does not exist; put the picture there.")
-        return inside / path
+        if len(named) > 1:
+            raise TwohopError(f"{image} may be {named[0]} or {named[1]}; name its folder too.")
+        return pictures.read(inside / named[0])
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        inside = self.folder.resolve()
-        files = (p for p in inside.rglob("*") if p.is_file() and not p.is_symlink())
-        return _grouped(p.relative_to(inside).as_posix() for p in files)
+        found: dict[str, list[str]] = defaultdict(list)
+        for file in sorted(self.folder.rglob("*")):
+            if file.is_file():
+                found[file.name].append(file.relative_to(self.folder).as_posix())
+        return found
 
 
-@dataclass(frozen=True)
-class _Hub:
-    """The data set on the hub, whose own cache keeps what was fetched."""
-
-    revision: str
-    prefix = ""
-
-    @property
-    def where(self) -> str:
-        return f"{REPO} at {self.commit[:12]}"
-
-    @cached_property
-    def _listed(self) -> tuple[str, frozenset[str]]:
-        """The commit, and the files at it; without a network, those fetched earlier."""
-        from huggingface_hub import HfApi
-
-        try:
-            found = _ask(
-                lambda: HfApi(endpoint=_endpoint()).dataset_info(REPO, revision=self.revision)
-            )
-        except NoNetwork:
-            if (kept := self._kept()) is None:
-                raise
-            return kept.name, frozenset(
-                p.relative_to(kept).as_posix() for p in kept.rglob("*") if p.is_file()
-            )
-        return found.sha, frozenset(s.rfilename for s in found.siblings or ())
-
-    def _kept(self) -> Path | None:
-        """The folder of what the hub's cache holds of this revision."""
-        from huggingface_hub import errors, snapshot_download
-
-        try:
-            kept = Path(
-                snapshot_download(
-                    REPO, repo_type="dataset", revision=self.revision, local_files_only=True
-                )
-            )
-        except (errors.LocalEntryNotFoundError, OSError):
-            return None
-        return kept if is_copy(kept) else None
-
-    @property
-    def commit(self) -> str:
-        return self._listed[0]
-
-    def table(self, name: str) -> Path:
-        # By the name that was asked for: so the cache remembers which commit it stood for.
-        return self._file(name, self.revision)
-
-    def picture(self, image: str) -> Image.Image:
-        path = _found(image, self._listed[1].__contains__, self._by_name)
-        return pictures.read(self._file(path or image, self.commit))
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        return _grouped(self._listed[1])
-
-    def _file(self, name: str, revision: str) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        if name not in self._listed[1]:
-            raise TwohopError(f"{REPO} has no file {name!r}; give a local copy with --source.")
-        return _checked(
-            _ask(
-                lambda: hf_hub_download(
-                    REPO, name, repo_type="dataset", revision=revision, endpoint=_endpoint()
-                )
-            )
-        )
+def _parts(image: str) -> list[str]:
+    return [p for p in image.replace("\\", "/").split("/") if p not in ("", ".", "..")]
 
 
-def _grouped(files: Iterable[str]) -> dict[str, list[str]]:
-    """Files by their names without folders."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for file in sorted(files):
-        found[Path(file).name].append(file)
-    return found
-
-
-def _found(image: str, there: Callable[[str], bool], by_name: dict[str, list[str]]) -> str | None:
-    """The path of a picture in the data set, or None.
-
-    Paths of the machine that made the table are shortened to fit; where none does, the file's
-    name alone will do if it is the only one. Of several, taking any would show another entity.
+def _fetch(revision: str, images: Sequence[str]) -> Path:
+    """Have the hub's client fetch files by their names, wherever they lie; its snapshot's folder.
 
     Raises:
-        TwohopError: several files have the name.
+        TwohopError: the hub cannot be reached and its client's cache lacks the files, or the data
+            set or its revision is not there.
     """
-    parts = [p for p in image.replace("\\", "/").split("/") if p not in ("", ".")]
-    ends = ("/".join(parts[i:]) for i in range(len(parts)))
-    if path := next(filter(there, ends), None):
-        return path
-    named = by_name.get(parts[-1], []) if parts else []
-    if len(named) > 1:
-        raise TwohopError(f"{image} may be {named[0]} or {named[1]}; name its folder too.")
-    return named[0] if named else None
+    from huggingface_hub import errors, snapshot_download
 
-
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-def _ask(call: Callable):
-    """Call the hub; whatever goes wrong is told in one sentence."""
-    from huggingface_hub import errors
-
+    names = [glob.escape(found[-1]) for image in images if (found := _parts(image))]
+    # A few patterns at a time, since Python keeps no more of them compiled; or else everything.
+    parts = [names[i : i + 100] for i in range(0, len(names), 100)]
+    few = [[*part, *(f"*/{name}" for name in part)] for part in parts]
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     local = "give a local copy with --source"
     try:
-        return call()
+        for patterns in few if len(names) <= MOST_BY_NAME else [None]:
+            at = snapshot_download(
+                REPO,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=patterns,
+                endpoint=endpoint,
+            )
+        return Path(at)
     except errors.GatedRepoError as error:
         raise TwohopError(f"{REPO} asks for a login; run: hf auth login, or {local}.") from error
     except errors.RepositoryNotFoundError as error:
@@ -485,16 +403,7 @@ def _ask(call: Callable):
     except errors.RevisionNotFoundError as error:
         raise TwohopError(f"{REPO} has no such revision; leave it out, or {local}.") from error
     except Exception as error:  # the hub's client changes which it raises when offline
-        raise NoNetwork(
+        raise TwohopError(
             f"{REPO} cannot be fetched ({type(error).__name__}): there is no network, or the hub "
             f"does not answer; try again, or {local}."
         ) from error
-
-
-def _checked(path: str) -> Path:
-    """A fetched file whose cache entry is named by its SHA-256, as large ones are, is compared."""
-    blob = Path(path).resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and download.file_sha256(blob) != blob.name:
-        blob.unlink()
-        raise TwohopError(f"{path} came damaged and was removed; run the same command again.")
-    return Path(path)

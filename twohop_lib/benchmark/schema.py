@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from PIL import Image
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from twohop_lib.benchmark import pictures
 from twohop_lib.errors import TwohopError, suggest
 
 SPLITS = ("seen", "dev", "test", "")
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; fill it in")
+    return text
+
+
+def _no_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(text.strip() for text in texts):
+        raise ValueError("has a blank entry; remove it")
+    return texts
+
+
+def _some(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if not texts:
+        raise ValueError("is an empty list; give at least one")
+    return texts
+
+
+def _known_split(split: str) -> str:
+    if split not in SPLITS:
+        raise ValueError(f"{split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")
+    return split
+
+
+Text = Annotated[str, AfterValidator(_filled)]
+Texts = Annotated[tuple[str, ...], AfterValidator(_no_blanks)]
 
 
 @dataclass(frozen=True)
@@ -26,29 +57,38 @@ class Question:
     names it. ``noun`` says what the entity is ("house", "country"). ``answers`` are the accepted
     ones, ``distractors`` wrong answers of the same relation. ``image`` is a path relative to the
     benchmark's folder.
+
+    Raises:
+        pydantic.ValidationError: a text is blank, a list has a blank entry, there is no answer, or
+            the split is none of :data:`SPLITS`.
     """
 
-    question_id: str
-    entity_id: str
-    entity: str
-    aliases: tuple[str, ...]
-    noun: str
-    relation: str
-    wording: str
-    question_by_name: str
-    question_by_picture: str
-    identify_prompt: str
-    answers: tuple[str, ...]
-    distractors: tuple[str, ...]
-    image: str
-    split: str
+    question_id: Text
+    entity_id: Text
+    entity: Text
+    aliases: Texts
+    noun: Text
+    relation: Text
+    wording: Text
+    question_by_name: Text
+    question_by_picture: Text
+    identify_prompt: Text
+    answers: Annotated[Texts, AfterValidator(_some)]
+    distractors: Texts
+    image: Text
+    split: Annotated[str, AfterValidator(_known_split)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The entity's name and its aliases: what the question by picture must not hold."""
+        return (self.entity, *self.aliases)
 
 
-COLUMNS = tuple(f.name for f in fields(Question))
+COLUMNS = tuple(f.name for f in dataclasses.fields(Question))
 LIST_COLUMNS = ("aliases", "answers", "distractors")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Benchmark:
     """Questions and the folder ``root`` that holds their pictures.
 
@@ -87,7 +127,13 @@ class Benchmark:
         return replace(self, questions=tuple(kept))
 
     def some(self, n: int) -> Benchmark:
-        """The questions of ``n`` entities, taken evenly from first to last (0: of all)."""
+        """The questions of ``n`` entities, taken evenly from first to last (0: of all).
+
+        Raises:
+            TwohopError: ``n`` is negative.
+        """
+        if n < 0:
+            raise TwohopError(f"{n} entities cannot be taken; give 0 for all, or more.")
         entities = self.entities()
         if not 0 < n < len(entities):
             return self
@@ -108,21 +154,22 @@ class Benchmark:
         digest = hashlib.sha256()
         for question in self.questions:
             digest.update(repr(question).encode())
-        for image in _distinct(q.image for q in self.questions):
+        for image in dict.fromkeys(q.image for q in self.questions):
             digest.update(image.encode() + b"\0" + (self.root / image).read_bytes())
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Material:
     """What a source yields, before it is written to disk.
 
-    ``picture`` gives an entity's picture by its id. ``counts`` has one row per filter, in order:
-    columns ``step, entities, facts`` (see :func:`funnel`).
+    ``picture`` gives an entity's picture by its id, drawn (RGB) or as a file, which is copied.
+    ``counts`` has one row per filter, in order: columns ``step, entities, facts`` (see
+    :func:`funnel`).
     """
 
     questions: tuple[Question, ...]
-    picture: Callable[[str], Image.Image]
+    picture: Callable[[str], Image.Image | Path]
     counts: pd.DataFrame
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,7 +177,3 @@ class Material:
 def funnel(steps: Sequence[tuple[str, int, int]]) -> pd.DataFrame:
     """What each filter left: columns ``step, entities, facts``."""
     return pd.DataFrame(list(steps), columns=["step", "entities", "facts"])
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))

@@ -1,10 +1,10 @@
-"""The reader's own entities: a table with one fact a row, and a folder of pictures or addresses.
+"""The reader's own entities: a table with one fact a row, and a folder of pictures.
 
-Columns (others are ignored):
+Columns (others are ignored; names may be in any case):
 
 ====================================  =======================================================
-``entity`` · ``image`` · ``answers``  needed; ``image`` is a path or an http(s) address, and
-                                      ``answers`` one or more, parted by ``|``, or a list
+``entity`` · ``image`` · ``answers``  needed; ``image`` is the picture's file, ``answers`` one
+                                      or more, parted by ``|``, or a list
 ``question``                          with ``{entity}`` in it; asked of *the … in this picture*
 ``question_by_name`` and              instead of ``question``, both ways in full
 ``question_by_picture``
@@ -16,6 +16,8 @@ Columns (others are ignored):
 ``identify_prompt`` · ``split``       a question for the name; ``seen``, ``dev`` or ``test``
 ``entity_id`` · ``question_id``       made from the names if left out
 ====================================  =======================================================
+
+Pictures at addresses (``http://…``) have to be downloaded first.
 """
 
 from __future__ import annotations
@@ -23,30 +25,45 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from twohop_lib.benchmark import download, pictures, rows
-from twohop_lib.benchmark.schema import COLUMNS, Material, Question, funnel
-from twohop_lib.benchmark.store import Problem, picture_fault, row_problems
+from twohop_lib.benchmark import cells, pictures
+from twohop_lib.benchmark.faults import (
+    BadTable,
+    Problem,
+    picture_faults,
+    question_faults,
+    skipped,
+    unfit,
+)
+from twohop_lib.benchmark.schema import COLUMNS, LIST_COLUMNS, Material, Question, funnel
 from twohop_lib.errors import TwohopError
 from twohop_lib.scoring.leaks import leaks, words
 
 NEEDED = ("entity", "image", "answers")
-#: How many skipped rows are listed in a benchmark's notes; all are counted.
-LISTED = 50
-_BOTH = ("question_by_name", "question_by_picture")
 OPTIONAL = tuple(sorted({"question", *COLUMNS} - {*NEEDED}))
+_BOTH = ("question_by_name", "question_by_picture")
+#: Where to look for what is wrong with a column that the reader left out: what it was made of.
+_MADE_OF = dict.fromkeys(("question_id", "relation", "wording", *_BOTH), "question") | {
+    "identify_prompt": "noun",
+    "noun": "entity",
+    "entity_id": "entity",
+}
 
 
-def cache_folder() -> Path:
-    """Where fetched pictures are kept (``TWOHOP_CACHE`` moves it)."""
-    return Path(os.environ.get("TWOHOP_CACHE", "~/.cache/twohop")).expanduser() / "pictures"
+class Fault(ValueError):
+    """What is wrong with one cell of a row."""
+
+    def __init__(self, column: str, what: str) -> None:
+        super().__init__(column, what)
+        self.column, self.what = column, what
 
 
 def read(
@@ -71,207 +88,194 @@ def read(
     if not os.path.isdir(folder):
         raise TwohopError(f"{folder} is not a folder; give the one that holds the pictures.")
     problems: list[Problem] = []
-    drafts = [
-        (number, draft)
-        for number, cells in rows.read(file, NEEDED, problems.append, OPTIONAL)
-        if (draft := _draft(number, cells, problems.append))
-    ]
-    total = len(drafts) + len({p.row for p in problems})
-    fetched = _check(drafts, folder.resolve(), problems)
-    if problems and not skip_bad:
-        raise rows.BadTable(file, sorted(problems))
+    given = dict(cells.read(file, NEEDED, problems.append, OPTIONAL))
+    rows = list(_questions(given, problems))
+    total = len({n for n, _ in rows} | {p.row for p in problems})
+    problems += _faults(rows, given, folder)
     bad = {p.row for p in problems}
-    kept = [(n, d) for n, d in drafts if n not in bad]
+    kept = [q for n, q in rows if n not in bad]
+    if problems and not (skip_bad and kept):
+        raise BadTable(file, problems)
     if not kept:
-        if problems:
-            raise rows.BadTable(file, sorted(problems))
         raise TwohopError(f"{file} has no rows; it needs one per fact.")
-    questions = with_distractors([Question(**d) for _, d in kept], seed)
-    shown = {d["entity_id"]: fetched[d["image"]] for _, d in kept}
-    return Material(
-        tuple(replace(q, image=stored(q.entity_id)) for q in questions),
-        lambda entity_id: pictures.read(shown[entity_id]),
-        funnel(
-            [
-                ("rows in the table", _n_entities(drafts), total),
-                ("sound rows", len(shown), len(questions)),
-            ]
-        ),
-        _notes(sorted(problems), bad),
+    shown = {q.entity_id: pictures.locate(folder, q.image) for q in kept}
+    steps = [
+        ("rows in the table", len({q.entity_id for _, q in rows}), total),
+        ("sound rows", len(shown), len(kept)),
+    ]
+    notes = skipped({"": sorted(problems)})
+    if problems:
+        notes["skipped by column"] = dict(sorted(Counter(p.column for p in problems).items()))
+    questions = with_distractors(
+        [replace(q, image=stored(q.entity_id, Path(q.image).suffix)) for q in kept], seed
     )
+    return Material(tuple(questions), shown.__getitem__, funnel(steps), notes)
 
 
-def _n_entities(drafts: Iterable[tuple[int, dict]]) -> int:
-    return len({draft["entity_id"] for _, draft in drafts})
+# --- one row -----------------------------------------------------------------------------------
 
 
-def _notes(problems: list[Problem], bad: set[int]) -> dict[str, Any]:
-    if not problems:
-        return {"skipped rows": 0}
-    why = Counter(p.column for p in problems)
-    return {
-        "skipped rows": len(bad),
-        "skipped by column": dict(sorted(why.items())),
-        "skipped": [str(p) for p in problems[:LISTED]],
-    }
-
-
-# --- one row ---------------------------------------------------------------------------------
-
-
-def _draft(number: int, cells: rows.Cells, report: rows.Report) -> dict[str, Any] | None:
-    """A row as the columns of :class:`Question`; None if a cell cannot be read."""
-
-    def text(column: str, otherwise: str = "") -> str:
-        value = cells.get(column, "")
-        return (value if isinstance(value, str) else "|".join(map(str, value))).strip() or otherwise
-
-    lists = {}
-    for column in ("answers", "aliases", "distractors"):
+def _questions(
+    given: Mapping[int, cells.Cells], problems: list[Problem]
+) -> Iterator[tuple[int, Question]]:
+    """Rows as questions; those that are none, or say again what an earlier one says, are told."""
+    templates: dict[str, dict[str, int]] = defaultdict(dict)
+    asked: dict[str, tuple[int, str]] = {}
+    for number, row in given.items():
         try:
-            lists[column] = rows.as_list(cells.get(column, ""))
-        except ValueError as error:
-            report(Problem(number, column, str(error)))
-            return None
+            q = _question(row, templates)
+            before, text = asked.setdefault(q.question_id, (number, q.question_by_name))
+            if before != number and not _text(row, "question_id"):
+                same = f"asks the same as row {before}; remove one of them"
+                other = f"asks in other words what row {before} asks of this entity; give it a "
+                column = _written("question_id", row)
+                raise Fault(
+                    column, same if text == q.question_by_name else other + "wording of its own"
+                )
+        except Fault as fault:
+            problems.append(Problem(number, fault.column, fault.what))
+        except ValidationError as error:
+            problems += [Problem(number, *fault) for fault in unfit(error)]
+        else:
+            yield number, q
+
+
+def _question(row: cells.Cells, templates: Mapping[str, dict[str, int]]) -> Question:
+    """A row as a question; ``templates`` number what is asked, by wording."""
+    text = {c: _text(row, c) for c in ("question", *COLUMNS) if c not in LIST_COLUMNS}
+    lists = {c: _list(row, c) for c in LIST_COLUMNS}
     for column in NEEDED:
-        if not (lists[column] if column == "answers" else text(column)):
-            report(Problem(number, column, "is empty; fill it in"))
-            return None
-    noun = text("noun", "thing")
-    asked = _asked(number, text, noun, report)
-    if asked is None:
-        return None
-    template = text("question") or asked[0].replace(text("entity"), "{entity}")
-    entity = text("entity")
-    return {
-        "question_id": text("question_id"),
-        "entity_id": text("entity_id") or "-".join(words(entity)) or _short(entity),
-        "entity": entity,
+        if not (text | lists)[column]:
+            raise Fault(column, "is empty; fill it in")
+    if "://" in text["image"] or text["image"].lower().startswith(("data:", "file:")):
+        raise Fault("image", "is an address; download the pictures first, and name their files")
+    noun = text["noun"] or "thing"
+    if re.match(r"(?i)(the|an?)\s", noun):
+        raise Fault("noun", f"{noun!r} begins with an article; leave that out")
+    by_name, by_picture = _asked(text, noun)
+    # What is asked in the same words is the same relation.
+    template = text["question"] or by_name.replace(text["entity"], "{entity}")
+    wording = text["wording"] or "standard"
+    known = templates[wording]
+    relation = text["relation"] or f"fact {known.setdefault(template, len(known) + 1)}"
+    entity_id = text["entity_id"] or "-".join(words(text["entity"])) or _short(text["entity"])
+    made = {
+        "question_id": text["question_id"] or f"{entity_id}-{relation}-{wording}",
+        "entity_id": entity_id,
         "noun": noun,
-        "relation": text("relation"),
-        "wording": text("wording", "standard"),
-        "question_by_name": asked[0],
-        "question_by_picture": asked[1],
-        "identify_prompt": text("identify_prompt", f"Which {noun} is shown in this picture?"),
-        "image": text("image"),
-        "split": text("split"),
-        "template": template,
-        **lists,
+        "relation": relation,
+        "wording": wording,
+        "question_by_name": by_name,
+        "question_by_picture": by_picture,
+        "identify_prompt": text["identify_prompt"] or f"Which {noun} is shown in this picture?",
     }
+    return Question(**{c: text[c] for c in ("entity", "image", "split")}, **made, **lists)
 
 
-def _asked(
-    number: int, text: Callable[..., str], noun: str, report: rows.Report
-) -> tuple[str, str] | None:
+def _text(row: cells.Cells, column: str) -> str:
+    value = row.get(column, "")
+    if not isinstance(value, str):
+        raise Fault(column, "holds a list; give one text")
+    if column != "image":
+        _refuse_hidden(column, value)
+    return value.strip()
+
+
+def _list(row: cells.Cells, column: str) -> tuple[str, ...]:
+    value = row.get(column, "")
+    try:
+        entries = cells.as_list(value)
+    except ValueError as error:
+        raise Fault(column, str(error)) from error
+    for entry in entries:
+        _refuse_hidden(column, entry)
+        other = re.search(r";|\n| / ", entry)
+        if other and isinstance(value, str) and not value.strip().startswith("["):
+            raise Fault(
+                column,
+                f'holds {other[0]!r} in {entry!r}; write one|two for two, or ["one{other[0]}two"] '
+                "if it is one",
+            )
+    return entries
+
+
+def _refuse_hidden(column: str, text: str) -> None:
+    """Refuse what nobody sees, but a tokenizer does: such names are not what they look like."""
+    if text.isascii():
+        return
+    for before, c in zip(" " + text, text, strict=False):
+        joins = c in "\u200c\u200d" and not before.isascii()  # as Persian, Hindi and emoji need
+        if unicodedata.category(c) == "Cf" and not joins:
+            name = unicodedata.name(c, "no name").lower()
+            raise Fault(column, f"has an invisible character (U+{ord(c):04X}, {name}); remove it")
+
+
+def _asked(text: Mapping[str, str], noun: str) -> tuple[str, str]:
     """The question by name and by picture, from a template or from both in full."""
-    template, (by_name, by_picture) = text("question"), (text(c) for c in _BOTH)
+    template, given = text["question"], [c for c in _BOTH if text[c]]
     if template:
         if template.count("{entity}") != 1 or re.search(r"[{}]", template.replace("{entity}", "")):
-            report(Problem(number, "question", "needs {entity} once, where the name goes"))
-            return None
-        shown = template.replace("{entity}", f"the {noun} in this picture")
-        return template.replace("{entity}", text("entity")), shown[:1].upper() + shown[1:]
-    if by_name and by_picture:
-        return by_name, by_picture
-    column = "question" if not by_name and not by_picture else _BOTH[bool(by_name)]
-    report(Problem(number, column, f"is empty; give question, or {' and '.join(_BOTH)}"))
-    return None
+            raise Fault("question", "needs {entity} once, where the name goes")
+        # "Who built the {entity}?" has an article already.
+        mention = f"the {noun} in this picture"
+        shown = re.sub(r"(?i)(\bthe\s+|\ban?\s+)?\{entity\}", lambda _: mention, template)
+        return template.replace("{entity}", text["entity"]), shown[:1].upper() + shown[1:]
+    if len(given) == 2:
+        return text["question_by_name"], text["question_by_picture"]
+    column = next((c for c in _BOTH if given and c not in given), "question")
+    raise Fault(column, f"is empty; give question, or {' and '.join(_BOTH)}")
 
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def stored(entity_id: str) -> str:
+def stored(entity_id: str, ending: str = ".png") -> str:
     """The picture's path in the benchmark; an id that is no plain file name is hashed."""
     # File systems count bytes.
     plain = re.fullmatch(r"[\w-][\w.-]*", entity_id) and len(entity_id.encode()) <= 200
-    return f"images/{entity_id if plain else _short(entity_id)}.png"
+    ending = ending.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", ending) else ""
+    return f"images/{entity_id if plain else _short(entity_id)}{ending}"
 
 
-# --- all rows together -----------------------------------------------------------------------
+# --- all rows together -------------------------------------------------------------------------
 
 
-def _check(
-    drafts: list[tuple[int, dict]], folder: Path, problems: list[Problem]
-) -> dict[str, Path]:
-    """Name what has no name yet, note every problem, and say where each picture lies."""
-    _name(drafts)
-    ordered = [(number, {c: draft[c] for c in COLUMNS}) for number, draft in drafts]
-    problems += row_problems(ordered)
-    found: dict[str, Path] = {}
-    faults: dict[str, str] = {}
-    for number, draft in drafts:
-        image = draft["image"]
-        if image not in found and image not in faults:
-            try:
-                found[image] = _locate(image, folder)
-            except TwohopError as error:
-                faults[image] = str(error).removesuffix(".")
-        if image in faults:
-            problems.append(Problem(number, "image", faults[image]))
-    problems += _other_pictures((n, d) for n, d in drafts if d["image"] in found)
-    problems += _same_files(drafts)
-    return found
+def _faults(
+    rows: list[tuple[int, Question]], given: Mapping[int, cells.Cells], folder: Path
+) -> Iterator[Problem]:
+    questions = dict(rows)
+    faults = picture_faults(folder, (q.image for _, q in rows))
+    yield from (Problem(n, "image", faults[q.image]) for n, q in rows if q.image in faults)
+    shown = [(n, q) for n, q in rows if q.image not in faults]
+    for number, column, what in (*question_faults(rows), *_pictures_of_entities(shown)):
+        # What was made of other columns is looked for there.
+        written = _written(column, given[number])
+        if written != column:
+            what += f" (asked: {getattr(questions[number], column)!r})"
+        yield Problem(number, written, what)
 
 
-def _name(drafts: list[tuple[int, dict]]) -> None:
-    """Fill in relations and question ids: what is asked in the same words is the same relation."""
-    seen: dict[str, dict[str, int]] = defaultdict(dict)
-    for _, draft in drafts:
-        entity, asked = draft["entity_id"], seen[draft["wording"]]
-        template = draft.pop("template")
-        if not draft["relation"]:
-            draft["relation"] = f"fact {asked.setdefault(template, len(asked) + 1)}"
-        if not draft["question_id"]:
-            # Rows that say the same thing get the same id, and are then refused as repeated.
-            draft["question_id"] = f"{entity}-{draft['relation']}-{draft['wording']}"
+def _written(column: str, row: cells.Cells) -> str:
+    """The column that the reader wrote, and that this one was made of."""
+    while column in _MADE_OF and not row.get(column):
+        column = _MADE_OF[column]
+    return column if column != "question" or row.get(column) else _BOTH[0]
 
 
-def _other_pictures(drafts: Iterable[tuple[int, dict]]) -> list[Problem]:
-    first: dict[str, tuple[int, str]] = {}
-    problems = []
-    for number, draft in drafts:
-        before, image = first.setdefault(draft["entity_id"], (number, draft["image"]))
-        if image != draft["image"]:
-            what = f"is {draft['image']!r} but {image!r} in row {before} for the same entity"
-            problems.append(Problem(number, "image", f"{what}; give an entity one picture"))
-    return problems
-
-
-def _same_files(drafts: Iterable[tuple[int, dict]]) -> list[Problem]:
-    """Ids that differ in case alone: some file systems would keep one picture for both."""
-    first: dict[str, tuple[int, str]] = {}
-    problems = []
-    for number, draft in drafts:
-        entity = draft["entity_id"]
-        before, other = first.setdefault(stored(entity).casefold(), (number, entity))
-        if other != entity:
-            what = f"is {entity!r} but {other!r} in row {before}; tell them apart by more than case"
-            problems.append(Problem(number, "entity_id", what))
-    return problems
-
-
-def _locate(image: str, folder: Path) -> Path:
-    """The file that holds a picture, fetched if it is an address, and sure to be readable.
-
-    Raises:
-        TwohopError: there is none, or it may not be used.
-    """
-    if "://" not in image and not image.lower().startswith(("data:", "file:")):
-        if what := picture_fault(folder, image):
-            raise TwohopError(what)
-        return folder / image
-    download.guard_public(image)
-    target = cache_folder() / hashlib.sha256(image.encode()).hexdigest()
-    if not target.exists():
-        download.fetch(image, target, guard=download.guard_public)
-    try:
-        pictures.read(target)
-    except TwohopError as error:
-        target.unlink(missing_ok=True)
-        raise TwohopError(f"{image} is not a picture that can be read") from error
-    return target
+def _pictures_of_entities(rows: Iterable[tuple[int, Question]]) -> Iterator[Problem]:
+    """Entities with two pictures, and two with one (some file systems ignore case)."""
+    images: dict[str, tuple[int, str]] = {}
+    files: dict[str, tuple[int, str]] = {}
+    for number, q in rows:
+        before, image = images.setdefault(q.entity_id, (number, q.image))
+        if image != q.image:
+            what = f"is {q.image!r} but {image!r} in row {before} for the same entity"
+            yield Problem(number, "image", f"{what}; give an entity one picture")
+        before, other = files.setdefault(stored(q.entity_id).casefold(), (number, q.entity_id))
+        if other != q.entity_id:
+            what = f"is {q.entity_id!r} but {other!r} in row {before}; tell them apart by more than"
+            yield Problem(number, "entity_id", f"{what} case")
 
 
 def with_distractors(questions: Iterable[Question], seed: int) -> list[Question]:
@@ -280,7 +284,7 @@ def with_distractors(questions: Iterable[Question], seed: int) -> list[Question]
     questions = list(questions)
     names: dict[str, dict[str, None]] = defaultdict(dict)
     for q in questions:
-        names[q.entity_id] |= dict.fromkeys((q.entity, *q.aliases))
+        names[q.entity_id] |= dict.fromkeys(q.names)
         pools[q.relation].setdefault(words(q.answers[0]) or (q.answers[0],), q.answers[0])
     return [
         q

@@ -94,22 +94,18 @@ def validate(
     skip_bad: SkipBad = False,
 ) -> None:
     """Check every row and picture, and list what is wrong by row and column."""
-    from twohop_lib.benchmark.rows import BadTable
+    from twohop_lib.benchmark.faults import LISTED, BadTable
 
     try:
         with _opened(where, images, skip_bad) as found:
             typer.echo(_funnel(found), nl=False)
             typer.echo(_summary(found, where))
     except BadTable as error:
-        for problem in error.problems[:_LISTED]:
-            typer.echo(f"{error.file}, {problem}")
-        if more := len(error.problems) - _LISTED:
+        for problem in error.problems[:LISTED]:
+            typer.echo(f"{error.table}, {problem}")
+        if more := len(error.problems) - LISTED:
             typer.echo(f"… and {more} more" if more > 0 else "", nl=more > 0)
         raise
-
-
-#: How many problems are listed.
-_LISTED = 50
 
 
 @contextmanager
