@@ -92,7 +92,8 @@ import pandas as pd
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import bars, dots, theme
-from twohop_lib.readouts import gap, gap_words, rules
+from twohop_lib.readouts import cascade, gap, gap_words, rules
+from twohop_lib.readouts.captions import n_of
 from twohop_lib.readouts.tables import counted_table, each_model
 
 study = open_study(
@@ -218,14 +219,14 @@ show(
 
 # %% tags=["hide-input"]
 show(
-    bars.cascade_bars(each_model(answers, gap.cascade_counts)),
+    bars.cascade_bars(each_model(answers, cascade.cascade_counts)),
     "fig-cascade",
     "Questions left at each step of the cascade. The last two split what is left: right by "
     "picture, or a linking failure.",
 )
 
 # %% tags=["hide-input"]
-shares = each_model(answers, gap.failure_shares)
+shares = each_model(answers, cascade.failure_shares)
 show(
     bars.failure_bars(shares),
     "fig-types",
@@ -282,7 +283,7 @@ show(
     dots.gap_by_model(worlds),
     "fig-seeds",
     f"Gap in points (same VLM, by name against by picture){study.worlds(worlds)}. "
-    f"n = {worlds.n_items.min()}–{worlds.n_items.max()} questions a point. "
+    f"{n_of(worlds, 'questions a point')}. "
     "Bars: 95 % intervals from resampling entities.",
 )
 

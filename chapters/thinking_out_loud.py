@@ -56,13 +56,13 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
+benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "cross"]  # which miniature VLMs to ask
-seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms
+seed = 0  # which world; others than 0 are trained on demand
+split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
-rows = 64  # changed runs at once; halved when memory runs out
+batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
 
 # %% tags=["remove-cell"]
@@ -74,27 +74,30 @@ except ImportError:
 
 # %%
 import pandas as pd
-from twohop_lib import records, stats
-from twohop_lib.chapter.show import glue, show
-from twohop_lib.chapter.study import (
-    keep_records,
-    open_pairs,
-    open_questions,
-)
-from twohop_lib.figures.dots import by_method
-from twohop_lib.interventions.edits import Knockout
-from twohop_lib.interventions.pairs import one_per_entity
-from twohop_lib.interventions.splice import Engine
-from twohop_lib.models.prompts import build, naming, render
-from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.scoring.matching import matches
+from twohop_lib.chapter.show import glue, glue_all, show
+from twohop_lib.chapter.study import open_study
+from twohop_lib.figures import dots
+from twohop_lib.interventions.given_name import given_name
+from twohop_lib.models.prompts import build, count_tokens, naming, render
+from twohop_lib.readouts import repairs, tables
+from twohop_lib.readouts.captions import counted, n_of
+from twohop_lib.readouts.shares import share_table
+from twohop_lib.runs.generate import answer
 
-benchmark = benchmark or suited_benchmark(vlm)
-questions = open_questions(benchmark, seed, split, wording, max_entities)
-noun = questions.questions[0].noun
-print(
-    f"{noun}: {len(questions.entities())}, {len(questions.questions)} questions"
+# %%
+study = open_study(
+    "thinking_out_loud",
+    vlm,
+    llm,
+    load,
+    benchmark,
+    organisms,
+    seed,
+    split,
+    wording,
+    max_entities,
+    batch_size,
+    work,
 )
 
 # %% [markdown]
@@ -103,78 +106,34 @@ print(
 # What is asked below is asked of entities that the model names from their pictures.
 
 # %%
-pairs = open_pairs(vlm, llm, organisms, seed, load)
-models = list(pairs)
-able = {
-    name: evaluate(
-        pair.vlm,
-        pair.backbone,
-        questions,
-        conditions=("identify", "llm_by_name", "by_picture"),
-        model_name=name,
-        seed=seed,
-        folder=work or None,
-    )
-    for name, pair in pairs.items()
-}
-recognised = {
-    name: set(
-        a.loc[(a["condition"] == "identify") & a["correct"], "entity_id"]
-    )
-    or set(questions.entities())
-    for name, a in able.items()
-}
-asked = {
-    name: [
-        q
-        for q in one_per_entity(questions.questions)
-        if q.entity_id in found
-    ]
-    for name, found in recognised.items()
-}
-pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
-    "correct"
-].mean().unstack().style.format("{:.1%}")
+study.able("identify", "llm_by_name", "by_picture")
 
 # %% [markdown]
 # ## The method
 #
-# What is sent, for one question, and what comes back.
+# What is sent, for one question, and what comes back. It is the first that the model misses when it
+# is asked directly and answers when it names first.
 
 # %%
-name = "middle" if "middle" in pairs else models[0]
-pair = pairs[name]
-question = asked[name][0]
+name = study.example("middle")
+pair = study.pairs[name]
+question = study.missed(name, known_in="name_first")
+picture = study.questions.image(question)
+print("Accepted:", ", ".join(question.answers))
 for kind in ("by_picture", "name_first", "name_given", "neutral"):
     prompt = build(kind, question, pair.vlm.tokenizer)
-    text = render(pair.vlm.processor, prompt).replace("\n", " / ")
-    print(f"{kind}:\n  {text}")
+    sent = render(pair.vlm.processor, prompt).replace("\n", " / ")
+    said = answer(pair.vlm, [prompt], [picture])[0]
+    print(f"{kind}:\n  {sent}  →  {said}")
 
 # %% [markdown]
 # ## The sweep
 
 # %%
-CONDITIONS = ("name_first", "name_given", "neutral")
-answers = {
-    name: pd.concat(
-        [
-            able[name],
-            evaluate(
-                pair.vlm,
-                pair.backbone,
-                questions,
-                conditions=CONDITIONS,
-                model_name=name,
-                seed=seed,
-                folder=work or None,
-            ),
-        ],
-        ignore_index=True,
-    )
-    for name, pair in pairs.items()
-}
-everything = pd.concat(answers.values(), ignore_index=True)
-keep_records(everything, work, "thinking_out_loud", pairs)
+answers = study.ask(
+    "identify", "llm_by_name", "by_picture", *repairs.SPOKEN
+)
+study.keep(answers)
 
 # %% [markdown]
 # ## Results
@@ -183,61 +142,23 @@ keep_records(everything, work, "thinking_out_loud", pairs)
 #
 # {numref}`fig-cot` is on facts that the backbone knows by name and the VLM misses by picture.
 
-
 # %% tags=["hide-input"]
-def missed_of(frame):
-    keys = ["model", "seed", "question_id"]
-    wide = frame[frame["condition"].isin(["llm_by_name", "by_picture"])]
-    wide = wide.pivot_table(
-        index=keys, columns="condition", values="correct", aggfunc="first"
-    ).astype(bool)
-    wanted = wide.index[wide["llm_by_name"] & ~wide["by_picture"]]
-    return frame[pd.MultiIndex.from_frame(frame[keys]).isin(wanted)]
-
-
-def shares(frame, by):
-    table = []
-    for key, part in frame.groupby(by):
-        found = stats.entity_bootstrap(
-            part["correct"].astype(float).to_numpy(), part["entity_id"]
-        )
-        table.append(
-            dict(zip(by, key, strict=True))
-            | {
-                "value": found.estimate,
-                "low": found.low,
-                "high": found.high,
-            }
-            | {"n": found.n_items}
-        )
-    return pd.DataFrame(table, columns=[*by, "value", "low", "high", "n"])
-
-
-WORDS = {
-    "name_first": "name first",
-    "name_given": "name given",
-    "neutral": "neutral sentence",
-}
-missed = missed_of(everything)
-missed = missed[missed["condition"].isin(CONDITIONS)]
-table = shares(
-    missed.assign(method=missed["condition"].map(WORDS)),
-    ["model", "method"],
-)
-first = table[table["method"] == "name first"].set_index("model")["value"]
-if len(first):
+missed = repairs.spoken(answers)
+back = share_table(missed, "correct", ["model", "method"])
+first = back[back["method"] == "name first"]
+if len(back):
     show(
-        by_method(
-            table,
-            list(WORDS.values()),
-            f"Naming first brings back {100 * first.min():.0f} to {100 * first.max():.0f} % of "
-            "missed facts",
+        dots.by_method(
+            back,
+            list(repairs.SPOKEN.values()),
+            f"Naming first brings back {tables.range_words(first)} of missed facts",
         ),
         "fig-cot",
         "Facts known by name and missed by picture that are right in another way of asking. "
-        f"n = {table['n'].min()}–{table['n'].max()} facts. "
-        "Bars: 95 % intervals from resampling entities.",
+        f"{n_of(back, 'facts')}. Bars: 95 % intervals from resampling entities.",
     )
+else:
+    print("No fact is known by name and missed by picture.")
 
 # %% [markdown]
 # ### Was the name right?
@@ -245,15 +166,15 @@ if len(first):
 # Naming first can only help if the name is right. And if it is right, does the fact follow it?
 
 # %%
-split = everything[everything["condition"] == "name_first"].assign(
-    named=lambda f: f["named_right"].map(
-        {True: "named rightly", False: "named wrongly"}
-    )
-)
-split.groupby(["model", "named"])["correct"].agg(
-    ["mean", "count"]
-).rename(columns={"mean": "facts right", "count": "facts"}).style.format(
-    {"facts right": "{:.1%}"}
+tables.counted_table(
+    answers.assign(
+        named=answers["named_right"].map(
+            {True: "named rightly", False: "named wrongly"}
+        )
+    ).dropna(subset=["named"]),
+    "model",
+    "named",
+    words=tables.share_and_n,
 )
 
 # %% [markdown]
@@ -264,88 +185,27 @@ split.groupby(["model", "named"])["correct"].agg(
 # picture; cutting it off from the name, whether the name was used.
 
 # %%
-cut = []
-for name, pair in pairs.items():
-    engine = Engine(pair.vlm, rows)
-    for question in asked[name]:
-        prompt = build("name_given", question, pair.vlm.tokenizer)
-        run = engine.record(
-            prompt,
-            questions.image(question).convert("RGB"),
-            question.entity,
-            8,
-        )
-        last = run.roles.last
-        picture = tuple(range(*run.span))
-        edges = {
-            "nothing cut": Knockout(run, last, (), 0, 0),
-            "last→image": Knockout(
-                run, last, picture, 0, engine.n_blocks
-            ),
-            "last→name": Knockout(
-                run, last, run.roles.entity, 0, engine.n_blocks
-            ),
-        }
-        # The given name stands behind the picture, so it is cut among the later positions.
-        said = engine.answers(list(edges.values()), 8)[1]
-        cut += [
-            {
-                "model": name,
-                "edge": edge,
-                "entity_id": question.entity_id,
-                "correct": matches(text, question.answers),
-            }
-            for edge, text in zip(edges, said, strict=True)
-        ]
-cut = pd.DataFrame(cut)
-over = (
-    cut.groupby(["model", "edge"], sort=False)["correct"].mean().unstack()
+cut = study.sweep(
+    lambda name, engine, labels: given_name(
+        engine, study.questions, study.asked(name), **labels
+    )
 )
-over.style.format("{:.1%}")
+tables.counted_table(cut, "model", "edge", words=tables.share_and_n)
 
 # %% tags=["remove-cell"]
-value = table.set_index(["method", "model"])["value"]
-
-
-def percent(number):
-    return (
-        "–"
-        if number is None or pd.isna(number)
-        else f"{100 * number:.0f}"
-    )
-
-
-for model in models:
-    for short, method in (
-        ("first", "name first"),
-        ("given", "name given"),
-        ("neutral", "neutral sentence"),
-    ):
-        glue(f"{short}_{model}", percent(value.get((method, model))))
-gain = over["last→image"] - over["nothing cut"]
-told = ", ".join(f"{100 * v:+.0f} points in {m}" for m, v in gain.items())
-loud = [m for m in gain.index if gain[m] > 0.05]
-glue(
-    "override_sentence",
-    "With the right name given, cutting the last position off from the picture changes the facts "
-    f"by {told}"
-    + (
-        f". So in {', '.join(loud)} the picture overrides some written names."
-        if loud
-        else ". The picture does not override the written name by this path."
-    ),
-)
-name = models[0]
-glue(
-    "model_asked",
-    f"{name}, with {len(questions.entities())} entities of the benchmark {questions.name}",
-)
+glue("model_asked", study.subject)
+glue("override_sentence", repairs.override_sentence(cut))
+glue_all(repairs.cot_values(back, study.models))
+told = {
+    row.method: counted(row.value, row.n_items)
+    for row in back[back["model"] == study.models[0]].itertuples()
+}
 glue(
     "model_cot",
     f"Of the facts known by name and missed by picture, naming first brings back "
-    f"{percent(value.get(('name first', name)))} %, a given name "
-    f"{percent(value.get(('name given', name)))} %, a neutral sentence "
-    f"{percent(value.get(('neutral sentence', name)))} %.",
+    f"{told.get('name first', '–')}, a given name "
+    f"{told.get('name given', '–')}, a neutral sentence "
+    f"{told.get('neutral sentence', '–')}.",
 )
 
 # %% [markdown] tags=["organisms"]
@@ -360,111 +220,46 @@ glue(
 # The project's study recorded the organisms of other worlds; they are not repeated here.
 
 # %%
-recorded = records.read(STUDY / "answers.parquet")
-recorded = recorded[
-    (recorded["wording"] == "standard")
-    & (recorded["seed"] != seed)
-    & recorded["model"].isin(models)
-    & (vlm == "")
-]
-worlds = missed_of(pd.concat([everything, recorded]))
-worlds = worlds[worlds["condition"].isin(CONDITIONS)]
-worlds.groupby(["model", "condition", "seed"])["correct"].mean().unstack(
-    "seed"
-).style.format("{:.0%}")
+recorded = study.recorded("answers", wording="standard")
+worlds = repairs.spoken(pd.concat([answers, recorded]))
+tables.counted_table(
+    worlds, ["model", "method"], "seed", words=tables.share_words(0)
+)
 
-# %% [markdown]
+# %% [markdown] tags=["organisms"]
 # ### All repairs side by side
 #
 # From the study's records, so that all are on the same houses: what each way of repair brings back,
 # how much it harms, and what it costs.
 
-# %%
-patches = records.read_frame(STUDY / "recall.parquet")
-patches = patches[
-    (patches["experiment"] == "mlp-patch")
-    & patches["model"].isin(models)
-    & (vlm == "")
-]
-free = patches[patches["method"] == "unpatched"].set_index(
-    ["model", "seed", "question_id"]
-)["correct"]
-keys = pd.MultiIndex.from_frame(patches[["model", "seed", "question_id"]])
-patches = patches.assign(free=free.reindex(keys).to_numpy(dtype=bool))
-spoken = records.read(STUDY / "answers.parquet")
-spoken = spoken[
-    (spoken["wording"] == "standard")
-    & spoken["model"].isin(models)
-    & (vlm == "")
-]
-keys = ["model", "seed", "question_id"]
-direct = spoken[spoken["condition"] == "by_picture"].set_index(keys)[
-    "correct"
-]
-spoken = spoken[spoken["condition"].isin(CONDITIONS)]
-spoken = spoken.assign(
-    free=direct.reindex(pd.MultiIndex.from_frame(spoken[keys])).to_numpy(
-        dtype=bool
-    ),
-    method=spoken["condition"].map(WORDS),
+# %% tags=["organisms"]
+both = repairs.side_by_side(
+    study.everywhere("recall", experiment="mlp-patch"),
+    study.everywhere("answers", wording="standard"),
 )
-both = pd.concat(
-    [
-        patches[
-            patches["method"].isin(
-                ["heuristic", "random", "wrong entity"]
-            )
-        ].assign(method=lambda f: "MLP patch, " + f["method"]),
-        spoken,
-    ]
-)
-ORDER = [
-    "MLP patch, heuristic",
-    "MLP patch, random",
-    "MLP patch, wrong entity",
-    "name first",
-    "name given",
-    "neutral sentence",
-]
+missed = both[both["missed"]]
+back = share_table(missed, "correct", ["model", "method"])
+means = back.groupby("method")["value"].mean()
 
-# %% tags=["hide-input"]
-back = shares(both[~both["free"]], ["model", "method"])
+# %% tags=["hide-input", "organisms"]
 if len(back):
-    means = back.groupby("method")["value"].mean()
     show(
-        by_method(
+        dots.by_method(
             back,
-            ORDER,
+            list(repairs.COST),
             f"An MLP patch brings back {100 * means['MLP patch, heuristic']:.0f} %, naming first "
             f"{100 * means['name first']:.0f} % of missed facts, on average",
         ),
         "fig-repairs",
-        "Missed facts that come back, by way of repair, in organisms of three worlds. n = "
-        f"{back['n'].min()}–{back['n'].max()} facts; the study's records. "
+        "Missed facts that come back, by way of repair, in organisms of three worlds. "
+        f"{n_of(back, 'facts')}; the study's records. "
         "Bars: 95 % intervals from resampling entities.",
     )
 
-# %%
-COST = {
-    "MLP patch, heuristic": "one backbone run, one run with its gradient",
-    "MLP patch, random": "one backbone run",
-    "MLP patch, wrong entity": "one backbone run",
-    "name first": "a longer answer",
-    "name given": "knowing the name",
-    "neutral sentence": "nothing",
-}
-right = both[both["free"]]
-right = right.assign(lost=~right["correct"].astype(bool))
-harm = (
-    right.groupby(["method", "model"])["lost"]
-    .mean()
-    .unstack("model")
-    .reindex([m for m in ORDER if m in set(right["method"])])
-)
-harm.insert(0, "cost beside the plain run", harm.index.map(COST))
-harm.style.format("{:.0%}", subset=list(harm.columns[1:]), na_rep="–")
+# %% tags=["organisms"]
+repairs.harm(both)
 
-# %% [markdown]
+# %% [markdown] tags=["organisms"]
 # The columns give the *harm*: facts answered rightly without repair and wrongly with it. Beside the
 # figure, {cite:t}`venhoff2025toolate` report about 35 % (heuristic), 16 % (random positions) and
 # 13 % (back-patching) for three published models.
@@ -476,29 +271,14 @@ harm.style.format("{:.0%}", subset=list(harm.columns[1:]), na_rep="–")
 # trained on are compared in *Growing a two-hop model*.
 
 # %%
-tokenizer = pairs[models[0]].vlm.tokenizer
-lengths = [
-    (
-        len(
-            tokenizer(naming(q.entity), add_special_tokens=False)[
-                "input_ids"
-            ]
-        ),
-        len(
-            tokenizer(
-                build("neutral", q, tokenizer).prefill,
-                add_special_tokens=False,
-            )["input_ids"]
-        ),
-    )
-    for q in asked[models[0]]
-]
-print(
-    "equal lengths:",
-    sum(a == b for a, b in lengths),
-    "of",
-    len(lengths),
+tokenizer = study.pairs[study.models[0]].vlm.tokenizer
+asked = study.asked(study.models[0])
+equal = sum(
+    count_tokens(naming(q.entity), tokenizer)
+    == count_tokens(build("neutral", q, tokenizer).prefill, tokenizer)
+    for q in asked
 )
+print(f"equal lengths: {equal} of {len(asked)}")
 
 # %% [markdown]
 # ## What the papers report, and how this differs

@@ -2,16 +2,29 @@
 
 import pandas as pd
 
-from twohop_lib.readouts.tables import counted_table, each_model, share_words
+from twohop_lib.readouts.tables import (
+    counted_table,
+    each_model,
+    range_words,
+    share_and_n,
+    share_words,
+)
 
 
 def test_few_items_are_a_count_and_many_a_percentage():
-    assert share_words(pd.Series([True, False, True])) == "2 of 3"
-    assert share_words(pd.Series([True] * 9)) == "9 of 9"
-    assert share_words(pd.Series([True] * 9 + [False])) == "90.0 %"
-    assert share_words(pd.Series([1.0] * 2 + [0.0] * 10), digits=0) == "17 %"
-    assert share_words(pd.Series([None, True], dtype="boolean")) == "1 of 1"
-    assert share_words(pd.Series([], dtype=bool)) == "–"
+    assert share_words()(pd.Series([True, False, True])) == "2 of 3"
+    assert share_words()(pd.Series([True] * 9 + [False])) == "90.0 %"
+    assert share_words(0)(pd.Series([1.0] * 2 + [0.0] * 10)) == "17 %"
+    assert share_words()(pd.Series([None, True], dtype="boolean")) == "1 of 1"
+    assert share_words()(pd.Series([], dtype=bool)) == "–"
+    assert share_and_n(pd.Series([True] * 12)) == "100.0 % (n = 12)"
+    assert share_and_n(pd.Series([True] * 3)) == "3 of 3"
+
+
+def test_a_range_of_shares_is_a_count_if_it_is_one_of_few_items():
+    table = pd.DataFrame({"value": [0.5, 0.25], "n_items": [4, 40]})
+    assert range_words(table) == "25 to 50 %"
+    assert range_words(table[:1]) == "2 of 4" and range_words(table[1:]) == "25 %"
 
 
 def rows():
@@ -40,7 +53,9 @@ def test_rows_of_a_table_may_have_two_names():
     table = counted_table(rows(), ["model", "seed"], "condition")
     assert list(table.index) == [("late", 0), ("late", 1), ("early", 0)]
     assert table.loc[("late", 1)].tolist() == ["–", "1 of 1"]
-    assert counted_table(rows().iloc[:0], ["model", "seed"], "condition").empty
+    assert counted_table(rows(), "model", "condition", words=len).loc["late"].tolist() == [1, 2]
+    nothing = counted_table(rows().iloc[:0], ["model", "seed"], "condition")
+    assert nothing.to_dict("list") == {"no items": ["–"]}
 
 
 def test_each_model_has_its_table():

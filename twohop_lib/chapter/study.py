@@ -232,17 +232,22 @@ class Study:
 
     # --- records ---
 
-    def recorded(self, file: str, **wanted: Any) -> pd.DataFrame:
-        """The study's records of the book's models in other worlds (seeds).
+    def everywhere(self, file: str, **wanted: Any) -> pd.DataFrame:
+        """The study's records of the book's models in all worlds (seeds), this page's included.
 
         ``file`` is "answers", "sweeps" or "recall"; ``wanted`` are values of columns. Empty, with
         the columns in place, on a page about a given model.
         """
         found = records.read_frame(STUDY / f"{file}.parquet")
-        kept = found["model"].isin([*self.models, "backbone"]) & (found["seed"] != self.seed)
+        kept = found["model"].isin([*self.models, "backbone"])
         for column, value in wanted.items():
             kept &= found[column] == value
         return found[kept & (not self.given)].reset_index(drop=True)
+
+    def recorded(self, file: str, **wanted: Any) -> pd.DataFrame:
+        """:meth:`everywhere`, without the world that this page computes itself."""
+        found = self.everywhere(file, **wanted)
+        return found[found["seed"] != self.seed].reset_index(drop=True)
 
     def worlds(self, frame: pd.DataFrame) -> str:
         """For captions: how many worlds (seeds) a frame is of, and which are computed here.

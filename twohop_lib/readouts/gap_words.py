@@ -5,9 +5,12 @@ Tables are those of :mod:`twohop_lib.readouts.gap`. What was not measured is sai
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from twohop_lib.readouts import gap
+from twohop_lib.readouts.captions import NOT_MEASURED, spread_words
 from twohop_lib.readouts.tables import each_model
 
 
@@ -51,7 +54,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.assign(text=[_with_n(row) for row in table.itertuples()])
     wide = shown.pivot(index=["model", "definition"], columns="population", values="text")
     rows = pd.MultiIndex.from_frame(table[["model", "definition"]].drop_duplicates())
-    return wide.reindex(index=rows, columns=list(gap.POPULATIONS)).fillna("–")
+    return wide.reindex(index=rows, columns=list(gap.POPULATIONS)).fillna(NOT_MEASURED)
 
 
 def by_world(table: pd.DataFrame, here: int) -> pd.DataFrame:
@@ -64,7 +67,9 @@ def by_world(table: pd.DataFrame, here: int) -> pd.DataFrame:
             "by name": table["reference"].map(_percent),
             "by picture": table["picture"].map(_percent),
             "gap (points)": [_with_n(row) for row in table.itertuples()],
-            "Wilcoxon p": table["p_value"].map(lambda p: "–" if pd.isna(p) else f"{p:.1e}"),
+            "Wilcoxon p": table["p_value"].map(
+                lambda p: NOT_MEASURED if pd.isna(p) else f"{p:.1e}"
+            ),
         }
     )
 
@@ -115,12 +120,12 @@ def points(fraction: float | None, unit: str = "points") -> str:
 
 
 def _percent(fraction: float | None) -> str:
-    return "–" if pd.isna(fraction) else f"{100 * fraction:.1f} %"
+    return NOT_MEASURED if pd.isna(fraction) else f"{100 * fraction:.1f} %"
 
 
-def _with_n(row: object) -> str:
+def _with_n(row: Any) -> str:
     """``18.7 [13.2, 24.8], n = 455 of 91``: a gap, its interval, items and entities."""
     if pd.isna(row.gap):
-        return "–"
-    spread = "" if pd.isna(row.low) else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        return NOT_MEASURED
+    spread = spread_words(row.low, row.high, 1, scale=100)
     return f"{100 * row.gap:.1f}{spread}, n = {row.n_items} of {row.n_entities}"

@@ -1,8 +1,4 @@
-"""Tables as a page shows them: every cell a text, and few items as a count.
-
-A percentage of three items says more than is known, so cells with fewer than :data:`FEWEST` items
-give the count ("2 of 3").
-"""
+"""Tables as a page shows them: a text in every cell, and the share of few items as a count."""
 
 from __future__ import annotations
 
@@ -11,19 +7,32 @@ from typing import Any
 
 import pandas as pd
 
-#: From so many items on, a share is given in percent.
-FEWEST = 10
-NOTHING = "–"
+from twohop_lib.readouts.captions import NOT_MEASURED, counted, percent_range
+
+Words = Callable[[pd.Series], str]
 
 
-def share_words(values: pd.Series, digits: int = 1) -> str:
-    """The share of true values in words: "98.9 %", "2 of 3", or a dash where there is none."""
-    known = values.dropna()
-    if known.empty:
-        return NOTHING
-    if len(known) < FEWEST:
-        return f"{int(known.sum())} of {len(known)}"
-    return f"{100 * known.astype(float).mean():.{digits}f} %"
+def share_words(digits: int = 1) -> Words:
+    """What makes a cell of :func:`counted_table`: "98.9 %", "2 of 3", or a dash for nothing."""
+
+    def words(values: pd.Series) -> str:
+        known = values.dropna().astype(float)
+        return counted(known.mean(), len(known), digits)
+
+    return words
+
+
+def share_and_n(values: pd.Series) -> str:
+    """The same with its size: "98.9 % (n = 233)", or "2 of 3"."""
+    told, n = share_words()(values), values.notna().sum()
+    return f"{told} (n = {n})" if told.endswith("%") else told
+
+
+def range_words(table: pd.DataFrame) -> str:
+    """The shares of a table (``value, n_items``): "41 to 92 %"; "3 of 5" of one row with few."""
+    if len(table) == 1:
+        return counted(table["value"].iloc[0], table["n_items"].iloc[0])
+    return percent_range(table["value"])
 
 
 def counted_table(
@@ -32,19 +41,21 @@ def counted_table(
     columns: str,
     value: str = "correct",
     *,
-    digits: int = 1,
+    words: Words | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Shares of ``value`` (true or false) by row and column, as texts (:func:`share_words`).
+    """Shares of ``value`` (true or false) by row and column, as texts.
 
     Rows and columns keep the order in which they come in ``frame``; ``labels`` rename them.
+    ``words`` makes a cell's text of its values (default: :func:`share_words`). Of no rows the table
+    says that there are no items.
     """
     by = [rows] if isinstance(rows, str) else list(rows)
     frame = frame.astype(dict.fromkeys([*by, columns], object))
     if frame.empty:
-        return pd.DataFrame()
-    cells = frame.groupby([*by, columns], sort=False)[value].agg(lambda v: share_words(v, digits))
-    table = cells.unstack(columns, fill_value=NOTHING)
+        return pd.DataFrame({"no items": [NOT_MEASURED]})
+    cells = frame.groupby([*by, columns], sort=False)[value].agg(words or share_words())
+    table = cells.unstack(columns, fill_value=NOT_MEASURED)
     order = frame[by].drop_duplicates()
     index = order[by[0]] if len(by) == 1 else pd.MultiIndex.from_frame(order)
     table = table.reindex(index=index, columns=frame[columns].drop_duplicates())
