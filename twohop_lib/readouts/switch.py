@@ -105,10 +105,18 @@ def switch_layer(frame: pd.DataFrame, value: str, x: str = "blocks_read") -> Int
     table = table.astype(float).dropna()
     at, values = table.columns.to_numpy(float), table.to_numpy()
     ids = table.index.to_frame(index=False)
+    # A target counts once, however many donors it has.
+    weight = 1 / ids.groupby(list(ENTITY))[ENTITY[-1]].transform("size").to_numpy()[:, None]
+
+    def turns(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.apply_along_axis(
+            lambda row: crossing(at, row), -1, means[..., :-1] / means[..., -1:]
+        )
+
     found = entity_bootstrap(
-        values,
+        np.hstack([weight * values, weight]),
         ids[list(ENTITY)],
-        lambda means: np.apply_along_axis(lambda row: crossing(at, row), -1, means),
+        turns,
         donors=None if donor is None else ids[list(donor)],
         worlds=ids["seed"],
         n_boot=N_BOOT,
@@ -133,16 +141,22 @@ def crossing(at: NDArray[np.float64], means: NDArray[np.float64]) -> float:
     bounds = ([at.min() - 1, 0.05], [at.max() + 1, max(reach, 1.0)])
     try:
         found, _ = curve_fit(
-            lambda d, half, width: expit((d - half) / width),
-            at,
-            means,
-            p0=(guess, 0.5),
-            bounds=bounds,
-            maxfev=500,
+            _logistic, at, means, p0=(guess, 0.5), bounds=bounds, maxfev=500, jac=_slopes
         )
     except (RuntimeError, ValueError, OptimizeWarning):
         return float("nan")
     return float(found[0])
+
+
+def _logistic(at: NDArray[np.float64], half: float, width: float) -> NDArray[np.float64]:
+    return expit((at - half) / width)
+
+
+def _slopes(at: NDArray[np.float64], half: float, width: float) -> NDArray[np.float64]:
+    """The logistic's derivatives by its parameters, ``[len(at), 2]``."""
+    share = _logistic(at, half, width)
+    steep = share * (1 - share) / width
+    return np.stack([-steep, -steep * (at - half) / width], axis=1)
 
 
 def switch_table(
