@@ -14,15 +14,17 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures.theme import ARM_OF_CONDITION
-from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.pairs import Pair, Task, one_per_entity, pairs_for
+from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import NothingLeft
+from twohop_lib.interventions.sweep import ControlFailed, NothingLeft
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ROWS
 from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
@@ -128,6 +130,13 @@ class Study:
             self._engines[key] = Engine(model, self.batch_size)
         return self._engines[key]
 
+    def n_blocks(self) -> dict[str, int]:
+        """How many blocks each model has, the text backbone among them if there is one."""
+        found = {name: self.engine(name).n_blocks for name in self.models}
+        if self.pairs[self.models[0]].llm is not None:
+            found["backbone"] = self.backbone().n_blocks
+        return found
+
     # --- answers ---
 
     def ask(self, *conditions: str) -> pd.DataFrame:
@@ -199,6 +208,21 @@ class Study:
             return "all entities, since the model names none from its picture"
         return f"entities that the model names (all, for {', '.join(blind)}, which names none)"
 
+    def pairs_of(
+        self, model: str, task: Task, per_target: int = 1, alike_names: bool = False
+    ) -> list[Pair]:
+        """Targets and donors among a model's entities (of "backbone": among all of them)."""
+        if model == "backbone":
+            asked, ids = self.backbone().owner, set(self.questions.entities())
+        else:
+            asked, ids = self.pairs[model].vlm, self.entities(model)
+        return pairs_for(asked, self.questions, task, ids, per_target, alike_names=alike_names)
+
+    def with_names(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Add the donor's name to records of pairs: column ``donor``."""
+        names = {q.entity_id: q.entity for q in self.questions.questions}
+        return frame.assign(donor=frame["donor_id"].map(names))
+
     # --- sweeps ---
 
     def sweep(self, experiment: Callable[[str, Engine, dict[str, Any]], Any]) -> pd.DataFrame:
@@ -229,6 +253,17 @@ class Study:
             return experiment(self.backbone(), labels)
         except NothingLeft:
             return pd.DataFrame()
+
+    @staticmethod
+    def assert_same(
+        fast: Tensor, slow: Tensor, engine: Engine, target: Recording, donor: Recording
+    ) -> None:
+        """Hold the library's logits against those of a page's own slow run of the same edit.
+
+        ``target`` and ``donor`` are the runs that the edit lies between. Raises ControlFailed.
+        """
+        if not engine.close(fast, slow):
+            raise ControlFailed("The page's run and the library's do not agree.")
 
     # --- records ---
 

@@ -69,3 +69,9 @@ def each_model(
     """Join the tables that a function of one model's records makes of each model's."""
     tables = [table_of(part, **options) for _, part in records.groupby("model", sort=False)]
     return pd.concat(tables, ignore_index=True)
+
+
+def joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Frames one below the other, empty ones left out; empty if all are."""
+    kept = [frame for frame in frames if len(frame)]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
