@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import leastsq
 from scipy.special import expit
 
 from twohop_lib.errors import TwohopError
@@ -27,6 +27,8 @@ from twohop_lib.stats import DONOR, ENTITY, Interval, entity_bootstrap, proporti
 N_BOOT = 400
 #: A quantity that moves by less than this from end to end has not turned anywhere.
 LEAST_RISE = 0.25
+#: The least width, in layers, of a fitted curve: from there on it is a step.
+NARROWEST = 0.05
 #: Where fewer than this share is right without freezing, no share of it is spoken of.
 LEAST_FREE = 0.1
 #: Experiments whose items are pairs of a target and a donor.
@@ -136,27 +138,22 @@ def crossing(at: NDArray[np.float64], means: NDArray[np.float64]) -> float:
         return float("nan")
     if means[-1] - means[0] < LEAST_RISE:
         return float("nan")
-    guess = at[np.abs(means - 0.5).argmin()]
-    reach = at.max() - at.min()
-    bounds = ([at.min() - 1, 0.05], [at.max() + 1, max(reach, 1.0)])
-    try:
-        found, _ = curve_fit(
-            _logistic, at, means, p0=(guess, 0.5), bounds=bounds, maxfev=500, jac=_slopes
-        )
-    except (RuntimeError, ValueError, OptimizeWarning):
+    widest = max(at.max() - at.min(), 1.0)
+
+    def width(free: float) -> float:
+        # A sine keeps the width within its bounds, so that a fast unbounded fit will do.
+        return NARROWEST + (widest - NARROWEST) * (np.sin(free) + 1) / 2
+
+    start = np.arcsin(2 * (0.5 - NARROWEST) / (widest - NARROWEST) - 1)
+    found, *_, status = leastsq(
+        lambda p: expit((at - p[0]) / width(p[1])) - means,
+        (at[np.abs(means - 0.5).argmin()], start),
+        maxfev=1000,
+        full_output=True,
+    )
+    if status not in (1, 2, 3, 4):
         return float("nan")
-    return float(found[0])
-
-
-def _logistic(at: NDArray[np.float64], half: float, width: float) -> NDArray[np.float64]:
-    return expit((at - half) / width)
-
-
-def _slopes(at: NDArray[np.float64], half: float, width: float) -> NDArray[np.float64]:
-    """The logistic's derivatives by its parameters, ``[len(at), 2]``."""
-    share = _logistic(at, half, width)
-    steep = share * (1 - share) / width
-    return np.stack([-steep, -steep * (at - half) / width], axis=1)
+    return float(np.clip(found[0], at.min() - 1, at.max() + 1))
 
 
 def switch_table(
