@@ -173,8 +173,20 @@ def test_what_is_retained_of_a_freeze():
     assert set(found["model"]) == {"able"}  # too few answers of the other to speak of a share
     top = found[found["layer"] == found["until"]]
     assert top.groupby("until")["retained"].mean().to_numpy() == pytest.approx([1, 1])
-    highest = switch.to_the_top(frame)
-    assert set(highest["until"]) == {4}
+    assert set(switch.to_the_top(frame)["until"]) == {4}
+
+
+def frozen(turns):
+    frame = crossed(turns).assign(experiment="freeze", correct=lambda f: f["says"].eq("target"))
+    frame["until"] = LAYERS
+    frame["blocks_read"] = switch.blocks_read(frame)
+    return switch.retained(frame)
+
+
+def test_the_blocks_that_a_picture_needs_in_words():
+    assert switch.blocks_needed(frozen([3] * 8)) == "3.5"  # frozen at k, k + 1 blocks read it
+    assert switch.blocks_needed(frozen([0] * 8)) == "at most 1"
+    assert switch.blocks_needed(frozen([0] * 3 + [LAYERS] * 5)[lambda f: f["layer"] < 8]) == "none"
 
 
 # --- first layers -----------------------------------------------------------------------------
@@ -189,6 +201,15 @@ def test_the_first_layer_that_passes():
     assert layers.first_below(course, 0.1) is None
     table = switch.curve(crossed([2, 3, 4] * 3), "gained")
     assert layers.first_at_least(layers.curves(table, "blocks_read")["m"]) == 3
+
+
+def test_the_highest_and_the_lowest_row():
+    frame = crossed([4] * 4).assign(says=lambda f: f["says"].mask(f["layer"] == 3, "neither"))
+    table = switch.neither(frame)
+    top = layers.highest(table)
+    assert (top["model"], top["layer"], top["value"], top["n_items"]) == ("m", 3, 1, 4)
+    assert layers.lowest(table)["layer"] == 0  # the first of equals
+    assert layers.highest(table[:0]) is None and layers.lowest(table[:0]) is None
 
 
 def test_extremes_and_nothing():

@@ -1,4 +1,4 @@
-"""The first layer at which a curve passes a threshold, and the ends of a table.
+"""The first layer at which a curve passes a threshold, and the highest and lowest of a table.
 
 A curve is a series of shares indexed by layer; layers are taken in ascending order.
 """
@@ -41,6 +41,18 @@ class Extremes:
     def one(self) -> bool:
         """Whether one row is both."""
         return self.at_lowest == self.at_highest
+
+
+def highest(table: pd.DataFrame, value: str = "value") -> pd.Series | None:
+    """The row of a table with the highest value (the first of equals); None if there is none."""
+    known = table[value].dropna().astype(float)
+    return None if known.empty else table.loc[known.idxmax()]
+
+
+def lowest(table: pd.DataFrame, value: str = "value") -> pd.Series | None:
+    """The row of a table with the lowest value (the first of equals); None if there is none."""
+    known = table[value].dropna().astype(float)
+    return None if known.empty else table.loc[known.idxmin()]
 
 
 def extremes(values: pd.Series) -> Extremes | None:
