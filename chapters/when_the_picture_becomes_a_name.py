@@ -60,18 +60,13 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
-organisms = [
-    "late",
-    "middle",
-    "early",
-    "cross",
-]  # which miniature VLMs to ask
-seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms
+benchmark = ""  # a source's name or a path; "" asks what suits the model
+organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+seed = 0  # which world; others than 0 are trained on demand
+split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
-rows = 64  # changed runs at once; halved when memory runs out
+batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
 
 # %% tags=["remove-cell"]
@@ -82,31 +77,32 @@ except ImportError:
     pass
 
 # %%
-import numpy as np
-import pandas as pd
+import torch
 from nnsight import NNsight
-from twohop_lib import records
-from twohop_lib.chapter.show import glue, show
-from twohop_lib.chapter.study import (
-    keep_records,
-    open_pairs,
-    open_questions,
-)
+from twohop_lib.chapter.show import glue, glue_all, show
+from twohop_lib.chapter.study import open_study
 from twohop_lib.figures.lines import lines_by_layer
-from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.pairs import one_per_entity, prompt_of
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import Recorder, own_blocks, receiving
-from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import probes
-from twohop_lib.readouts import switch as depth
-from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.interventions.sweep import receiving
+from twohop_lib.readouts import lens, name_likeness, probes, stream_words
+from twohop_lib.readouts.states import name_states
+from twohop_lib.readouts.switch import curve
 
-benchmark = benchmark or suited_benchmark(vlm)
-questions = open_questions(benchmark, seed, split, wording, max_entities)
-noun = questions.questions[0].noun
-print(
-    f"{noun}: {len(questions.entities())}, {len(questions.questions)} questions"
+# %%
+study = open_study(
+    "when_the_picture_becomes_a_name",
+    vlm,
+    llm,
+    load,
+    benchmark,
+    organisms,
+    seed,
+    split,
+    wording,
+    max_entities,
+    batch_size,
+    work,
 )
 
 # %% [markdown]
@@ -115,117 +111,67 @@ print(
 # What is asked below is asked of entities that the model names from their pictures.
 
 # %%
-pairs = open_pairs(vlm, llm, organisms, seed, load)
-models = list(pairs)
-able = {
-    name: evaluate(
-        pair.vlm,
-        pair.backbone,
-        questions,
-        conditions=("identify", "llm_by_name", "by_picture"),
-        model_name=name,
-        seed=seed,
-        folder=work or None,
-    )
-    for name, pair in pairs.items()
-}
-recognised = {
-    name: set(
-        a.loc[(a["condition"] == "identify") & a["correct"], "entity_id"]
-    )
-    or set(questions.entities())
-    for name, a in able.items()
-}
-asked = {
-    name: [
-        q
-        for q in one_per_entity(questions.questions)
-        if q.entity_id in found
-    ]
-    for name, found in recognised.items()
-}
-pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
-    "correct"
-].mean().unstack().style.format("{:.1%}")
+study.able("identify", "llm_by_name", "by_picture")
 
 # %%
-engines = {name: Engine(pair.vlm, rows) for name, pair in pairs.items()}
-backbone = Engine(next(iter(pairs.values())).backbone, rows)
-everyone = open_questions(benchmark, seed, "", wording, 0)
-houses = one_per_entity(everyone.questions)
+houses = one_per_entity(study.everyone.questions)
 print(f"{len(houses)} entities to map, half of them to fit on")
 
 # %% [markdown]
 # ## The method
 #
-# In nnsight: the stream at the picture's last position, and at the last token of the name, for one
-# entity. All that follows is linear algebra on such states.
+# In nnsight: the stream at the picture's last position, for one entity, at two layers. All that
+# follows is linear algebra on such states, and on those at the last token of the name. The library
+# takes them off one recorded run; `assert_close` holds the two against each other.
 
 # %%
-name = "middle" if "middle" in pairs else models[0]
-engine = engines[name]
-shown = Recorder(engine, everyone, "identify", True, 0, from_start=True)(
-    houses[0]
-)
+name, first = study.example("middle"), houses[0]
+engine = study.engine(name)
+picture = study.everyone.image(first).convert("RGB")
+prompt = prompt_of(first, "identify", picture=True)
+shown = engine.record(prompt, picture, from_start=True)
 at = receiving(engine, shown)[-1]
+
 traced = NNsight(engine.model)
-blocks = decoder_blocks(traced, engine.blocks)
-with traced.trace(**shown.inputs, use_cache=False):
-    early = blocks[0].input[0, at].clone().save()
-    later = (
-        blocks[min(2, engine.n_blocks - 1)].input[0, at].clone().save()
-    )
-print(f"{houses[0].entity}: resid[0] and resid[2] at position {at}:")
+resid = decoder_blocks(traced, engine.blocks)
+layer = min(2, engine.n_blocks - 1)
+with torch.no_grad(), traced.trace(**shown.inputs, use_cache=False):
+    low = resid[0].input[0, at].clone().save()
+    high = resid[layer].input[0, at].clone().save()
+
+fast = shown.resid[[0, layer], at - shown.first]
+torch.testing.assert_close(torch.stack([low, high]), fast)
+print(f"{first.entity}: resid[0] and resid[{layer}] at position {at}:")
 print(
-    f"norms {early.norm():.1f} and {later.norm():.1f}, "
-    f"cosine {(early @ later / early.norm() / later.norm()):.2f}"
+    f"norms {low.norm():.1f} and {high.norm():.1f}, "
+    f"cosine {torch.cosine_similarity(low, high, dim=0):.2f}"
 )
 
 # %% [markdown]
 # ## The sweep
 
 # %%
-s_main = max(2, backbone.n_blocks // 4)
-names = probes.name_states(backbone, houses)[:, s_main]
-fit, test = probes.halves(len(houses))
-ids = [houses[i].entity_id for i in test]
-likeness, shuffled = [], []
-for name, engine in engines.items():
-    images = probes.image_states(engine, everyone, houses)["image"][:, 0]
-    own = [*own_blocks(engine), engine.n_blocks]
-    for into, mixed in ((likeness, False), (shuffled, True)):
-        found = probes.name_likeness(
-            images[:, own], names, shuffled=mixed
-        )
-        into.append(probes.tidy(found, ids).assign(model=name, seed=seed))
-likeness = pd.concat(likeness, ignore_index=True)
-shuffled = pd.concat(shuffled, ignore_index=True)
+early = max(2, study.backbone().n_blocks // 4)
+names = name_states(study.backbone(), houses)[:, early]
+mapped = study.sweep(
+    lambda name, engine, labels: name_likeness.names_and_control(
+        engine, study.everyone, houses, names
+    )
+)
+likeness = mapped[~mapped["shuffled"]]
 
 # %% [markdown]
 # The probe sees five views of each picture (slightly cropped), three to train on and two to test.
 
 # %%
-few = [q for q in houses if q.entity_id in set(questions.entities())]
-probed, mixed_up = [], []
-for name, engine in engines.items():
-    views = probes.image_states(engine, everyone, few, views=range(5))
-    for into, mixed in ((probed, False), (mixed_up, True)):
-        found = probes.entity_probe(
-            views["image"], (3, 4), shuffled=mixed
-        )
-        into.append(
-            probes.tidy(found, [q.entity_id for q in few]).assign(
-                model=name
-            )
-        )
-probed = pd.concat(probed, ignore_index=True)
-mixed_up = pd.concat(mixed_up, ignore_index=True)
-keep_records(
-    pd.concat(able.values()),
-    work,
-    "when_the_picture_becomes_a_name",
-    pairs,
+few = [q for q in houses if q.entity_id in study.questions.entities()]
+probe = study.sweep(
+    lambda name, engine, labels: probes.entities_and_control(
+        engine, study.everyone, few
+    )
 )
+probed = probe[~probe["shuffled"]]
+study.keep(study.ask("identify", "llm_by_name", "by_picture"))
 
 # %% [markdown]
 # ## Results
@@ -236,23 +182,17 @@ keep_records(
 # shift them ({numref}`fig-likeness`).
 
 # %% tags=["hide-input"]
-peaks = likeness.groupby(["model", "layer"])["found"].mean()
-peaks = peaks.groupby("model").max().sort_values()
+n_test = likeness["entity_id"].nunique()
 show(
     lines_by_layer(
-        depth.curve(likeness, "found", x="layer"),
-        f"Name-likeness peaks at {100 * peaks.iloc[0]:.0f} % in {peaks.index[0]}"
-        + (
-            f" and {100 * peaks.iloc[-1]:.0f} % in {peaks.index[-1]}"
-            if len(peaks) > 1
-            else ""
-        ),
+        curve(likeness, "found", x="layer"),
+        stream_words.likeness_title(likeness),
         y_title="Unseen names found (%)",
         x_title="Layer (blocks of the backbone below)",
     ),
     "fig-likeness",
     "Entities whose image state, mapped to the backbone's name states by a map fitted on other "
-    f"entities, is nearest to their own name among {len(test)}. n = {len(test)} entities for each "
+    f"entities, is nearest to their own name among {n_test}. n = {n_test} entities for each "
     "model. Bands: 95 % intervals from resampling entities.",
 )
 
@@ -262,17 +202,10 @@ show(
 # {numref}`fig-probe`: that entities can be told apart says little about names.
 
 # %% tags=["hide-input"]
-by_layer = probed.groupby(["model", "layer"])["found"].mean().unstack()
-first = (
-    by_layer.ge(0.9).idxmax(axis=1).where(by_layer.ge(0.9).any(axis=1))
-)
 show(
     lines_by_layer(
-        depth.curve(probed, "found", x="layer"),
-        "Entities are told apart (90 %) from layer "
-        + ", ".join(f"{int(v)} ({m})" for m, v in first.dropna().items())
-        if first.notna().any()
-        else "No model's entities are told apart nine times in ten",
+        curve(probed, "found", x="layer"),
+        stream_words.apart_title(probed),
         y_title="Entities told apart (%)",
         x_title="Layer",
     ),
@@ -289,46 +222,32 @@ show(
 # right answer's first token, on facts answered and on facts missed ({numref}`fig-lens`)?
 
 # %%
-one = "middle" if "middle" in pairs else models[0]
-lens = pd.concat(
-    [
-        probes.logit_lens(engines[name], questions, asked[name]).assign(
-            model=name
-        )
-        for name in models
-    ],
-    ignore_index=True,
+read = study.sweep(
+    lambda name, engine, labels: lens.logit_lens(
+        engine, study.questions, study.asked(name)
+    )
 )
-lens["outcome"] = lens["correct"].map({True: "answered", False: "missed"})
 
 # %% tags=["hide-input"]
-part = lens[lens["model"] == one]
-sizes = part.drop_duplicates("question_id")["outcome"].value_counts()
-ends = part[part["layer"] == part["layer"].max()]
-means = ends.groupby("outcome")["right"].mean()
+one = read[read["model"] == study.example("middle")]
 show(
     lines_by_layer(
-        depth.curve(part, "right", x="layer", by=("outcome",)),
-        f"In {one}, the right answer rises only where it is given"
-        if means.get("answered", 0) > 0.5
-        else f"In {one}, the right answer does not rise",
+        curve(one, "right", x="layer", by=("outcome",)),
+        stream_words.lens_title(one),
         y_title="Probability of the right answer (%)",
         x_title="Layer read by the model's head",
         group="outcome",
     ),
     "fig-lens",
-    f"Logit lens at the last position of {one}, final norm applied: first token of the right answer. "
-    + ", ".join(f"n = {v} {k}" for k, v in sizes.items())
-    + ". Bands: 95 % intervals from resampling entities.",
+    f"Logit lens at the last position of {study.example('middle')}, final norm applied: first token "
+    f"of the right answer. {stream_words.lens_n(one)}. "
+    "Bands: 95 % intervals from resampling entities.",
 )
 
 # %%
-top = lens[
-    lens["layer"] == lens.groupby("model")["layer"].transform("max")
-]
-top.groupby(["model", "outcome"])[["right", "emitted"]].agg(
-    ["mean", "count"]
-).style.format("{:.2f}", subset=[("right", "mean"), ("emitted", "mean")])
+stream_words.lens_ends(read).style.format(
+    "{:.2f}", subset=["right", "emitted"]
+)
 
 # %% [markdown] tags=["organisms"]
 # ### Three worlds
@@ -342,26 +261,12 @@ top.groupby(["model", "outcome"])[["right", "emitted"]].agg(
 # The project's study recorded the organisms of other worlds; they are not repeated here.
 
 # %%
-recorded = records.read_frame(STUDY / "recall.parquet")
-recorded = recorded[
-    (recorded["experiment"] == "name-likeness")
-    & ((recorded["seed"] != seed) | ~recorded["model"].isin(models))
-    & (vlm == "")
-]
-worlds = pd.concat([likeness, recorded])
-share = worlds.groupby(["model", "seed", "layer"])["found"].mean()
-peak = share.groupby(["model", "seed"]).max().unstack("seed")
-arrives = (
-    share[share >= 0.5]
-    .reset_index()
-    .groupby(["model", "seed"])["layer"]
-    .min()
-    .unstack("seed")
-    .reindex(index=peak.index, columns=peak.columns)
+recorded = study.everywhere(
+    "recall",
+    models=[*study.models, "cross-early", "cross-late"],
+    experiment="name-likeness",
 )
-pd.concat({"peak": peak, "first layer": arrives}, axis=1).style.format(
-    "{:.0%}", subset=["peak"]
-).format("{:.0f}", subset=["first layer"], na_rep="never")
+stream_words.worlds_table(likeness, recorded)
 
 # %% [markdown]
 # ## Controls
@@ -370,59 +275,13 @@ pd.concat({"peak": peak, "first layer": arrives}, axis=1).style.format(
 # labels; chance is one in the number of entities.
 
 # %%
-control = pd.DataFrame(
-    {
-        "name-likeness, names dealt out": shuffled.groupby(
-            ["model", "layer"]
-        )["found"]
-        .mean()
-        .groupby("model")
-        .max(),
-        "probe, labels shuffled": mixed_up.groupby(["model", "layer"])[
-            "found"
-        ]
-        .mean()
-        .groupby("model")
-        .max(),
-    }
-).loc[models]
-control["chance"] = 1 / len(test)
-control.style.format("{:.1%}")
+stream_words.control_table(mapped, probe)
 
 # %% tags=["remove-cell"]
-like = likeness.groupby(["model", "layer"])["found"].mean()
-for model in models:
-    course = like[model]
-    half = course[course >= 0.5]
-    glue(f"probe_{model}", f"{100 * by_layer.loc[model, 1]:.0f}")
-    glue(f"like_{model}", f"{100 * course.max():.0f}")
-    glue(
-        f"arrives_{model}",
-        str(int(half.index[0])) if len(half) else "none",
-    )
-    before = course[course.index < (half.index[0] if len(half) else 99)]
-    glue(
-        f"before_{model}",
-        f"{100 * before.max():.0f}" if len(before) else "–",
-    )
-gap_ = means.get("missed")
-glue(
-    "lens_sentence",
-    f"Through the logit lens, the right answer ends at a probability of "
-    f"{100 * means.get('answered', np.nan):.0f} % in {one} where it is given, and at "
-    f"{100 * gap_:.0f} % where it is missed."
-    if gap_ is not None and not pd.isna(gap_)
-    else f"Through the logit lens, {one} gives no answer that is missed.",
-)
-name = models[0]
+glue_all(stream_words.page_values(likeness, probed, one))
 glue(
     "model_asked",
-    f"{name}, with {len(houses)} entities of the benchmark {questions.name}",
-)
-glue(
-    "model_like",
-    f"Name-likeness peaks at {100 * like[name].max():.0f} % of {len(test)} unseen entities (chance "
-    f"{100 / len(test):.1f} %); a linear probe tells {100 * by_layer.loc[name].max():.0f} % apart.",
+    f"{study.models[0]}, with {len(houses)} entities of the benchmark {study.everyone.name}",
 )
 
 # %% [markdown]
@@ -443,7 +302,7 @@ glue(
 # ## Try it yourself
 #
 # - Set `vlm` and `llm` to a published pair; name-likeness wants a few hundred entities.
-# - Map to another depth of the backbone: `s_main = 1`.
+# - Map to another layer of the backbone: `early = 1`.
 #
 # ## References
 #

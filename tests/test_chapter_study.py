@@ -1,5 +1,7 @@
 """What a chapter opens: asked once, cached, and honest about what was recognised."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -52,7 +54,7 @@ def test_captions_say_that_all_entities_were_taken_where_none_is_recognised(open
 def test_records_of_other_worlds_are_the_books_own(opened):
     rows = opened.recorded("sweeps", experiment="cross-patch")
     assert set(rows["seed"]) == {1, 2} and set(rows["model"]) <= {"late", "early", "backbone"}
-    given = study.Study("t", opened.pairs, opened.questions, 0, given=True)
+    given = dataclasses.replace(opened, given=True)
     empty = given.recorded("sweeps", experiment="cross-patch")
     assert len(empty) == 0 and list(empty.columns) == list(rows.columns)
 
@@ -65,6 +67,8 @@ def test_a_sweep_joins_what_models_allow(opened):
 
     assert opened.sweep(experiment)["model"].tolist() == ["early"]
     assert opened.sweep(lambda *_: None).empty
+    bare = opened.sweep(lambda *_: pd.DataFrame({"n": [1]}))
+    assert bare["model"].tolist() == ["late", "early"] and bare["seed"].tolist() == [0, 0]
 
 
 def test_the_backbone_is_swept_where_there_is_one_and_something_to_run(opened):
@@ -110,3 +114,16 @@ def test_captions_say_which_worlds_are_computed_here(opened):
         " in 2 worlds. Seed 0 is computed here, the others are read from the study's records"
     )
     assert "All are read" in opened.worlds(pd.DataFrame({"seed": [1, 2]}))
+
+
+def test_everyone_is_of_every_split_and_the_same_wording(opened):
+    everyone = opened.everyone
+    assert len(everyone.entities()) == 240 and {q.wording for q in everyone.questions} == {
+        "standard"
+    }
+    assert set(opened.questions.entities()) < set(everyone.entities())
+
+
+def test_records_of_models_that_are_not_on_the_page_can_be_had(opened):
+    rows = opened.everywhere("recall", models=["cross-late"], experiment="name-likeness")
+    assert set(rows["model"]) == {"cross-late"} and set(rows["seed"]) == {0, 1, 2}

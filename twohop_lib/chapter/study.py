@@ -61,13 +61,15 @@ def open_study(
     Raises TwohopError if a model cannot be loaded, or no question is left.
     """
     asked = benchmark or suited_benchmark(vlm)
-    questions = open_questions(asked, seed, split, wording, max_entities)
+    source = _opened(asked, seed)
+    questions = _picked(source, split, wording, max_entities)
     study = Study(
         chapter=chapter,
         pairs=open_pairs(vlm, llm, organisms, seed, load),
         questions=questions,
         seed=seed,
         given=bool(vlm),
+        everyone=_picked(source, "", wording, 0),
         batch_size=batch_size,
         work=work,
     )
@@ -80,6 +82,8 @@ class Study:
     """The models of one chapter's run, by name, and the questions that they are asked.
 
     ``given`` says that the page is about a model that the reader named, not the book's own.
+    ``everyone`` are all entities of the benchmark, of every split, in the same wording: for what is
+    fitted on other entities than those asked about.
     """
 
     chapter: str
@@ -87,6 +91,7 @@ class Study:
     questions: Benchmark
     seed: int
     given: bool
+    everyone: Benchmark
     batch_size: int = 64
     work: str = ""
     _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
@@ -229,15 +234,16 @@ class Study:
         """Run an experiment on every model and join what comes back.
 
         ``experiment(model, engine, labels)`` returns a frame, or None where the model does not
-        allow it. ``labels`` go to the experiment's own function (``**labels``). With no frame at
-        all the result is empty.
+        allow it. ``labels`` go to the experiment's own function (``**labels``); a frame that is not
+        labelled gets the columns ``model`` and ``seed``. With no frame at all the result is empty.
         """
         frames = []
         for name in self.models:
             labels = {"labels": {"model": name, "seed": self.seed}, "folder": self.work or None}
             frame = experiment(name, self.engine(name), labels)
             if frame is not None and len(frame):
-                frames.append(frame)
+                own = {k: v for k, v in labels["labels"].items() if k not in frame}
+                frames.append(frame.assign(**own))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def sweep_backbone(self, experiment: Callable[[Engine, dict[str, Any]], Any]) -> pd.DataFrame:
@@ -267,14 +273,17 @@ class Study:
 
     # --- records ---
 
-    def everywhere(self, file: str, **wanted: Any) -> pd.DataFrame:
-        """The study's records of the book's models in all worlds (seeds), this page's included.
+    def everywhere(
+        self, file: str, models: Sequence[str] | None = None, **wanted: Any
+    ) -> pd.DataFrame:
+        """The study's records in all worlds (seeds), this page's included.
 
-        ``file`` is "answers", "sweeps" or "recall"; ``wanted`` are values of columns. Empty, with
-        the columns in place, on a page about a given model.
+        ``file`` is "answers", "sweeps" or "recall"; ``models`` are by default this page's and the
+        backbone; ``wanted`` are values of columns. Empty, with the columns in place, on a page
+        about a given model.
         """
         found = records.read_frame(STUDY / f"{file}.parquet")
-        kept = found["model"].isin([*self.models, "backbone"])
+        kept = found["model"].isin(models or [*self.models, "backbone"])
         for column, value in wanted.items():
             kept &= found[column] == value
         return found[kept & (not self.given)].reset_index(drop=True)
@@ -370,16 +379,23 @@ def open_questions(
 
     Raises TwohopError if nothing is left.
     """
+    return _picked(_opened(benchmark, seed), split, wording, max_entities)
+
+
+def _opened(benchmark: str, seed: int) -> Benchmark:
     _BUILT.append(tempfile.TemporaryDirectory(prefix="twohop-"))
-    found = sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
+    return sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
+
+
+def _picked(source: Benchmark, split: str, wording: str, max_entities: int) -> Benchmark:
     by = {"wording": wording}
-    if any(question.split for question in found.questions):
+    if any(question.split for question in source.questions):
         by["split"] = split
-    found = found.select(**{key: value for key, value in by.items() if value})
+    found = source.select(**{key: value for key, value in by.items() if value})
     found = found.some(max_entities)
     if not found.questions:
         raise TwohopError(
-            f"Benchmark {found.name} has no question of split {split!r} in wording {wording!r}; "
+            f"Benchmark {source.name} has no question of split {split!r} in wording {wording!r}; "
             "pick others."
         )
     return found

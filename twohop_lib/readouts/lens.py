@@ -18,7 +18,7 @@ def logit_lens(engine: Engine, benchmark: Benchmark, questions: Sequence[Questio
 
     The model's own head (final norm included) reads ``resid[l]``; at the top that is its output.
     Fact questions by picture. Columns ``entity_id, question_id, layer, right, emitted, correct``
-    (whether the emitted first token is the right one).
+    (whether the emitted first token is the right one) and ``outcome`` ("answered" or "missed").
     """
     rows = []
     for question in questions:
@@ -35,6 +35,7 @@ def logit_lens(engine: Engine, benchmark: Benchmark, questions: Sequence[Questio
                 "right": p[layer, right].item(),
                 "emitted": p[layer, emitted].item(),
                 "correct": emitted == right,
+                "outcome": "answered" if emitted == right else "missed",
             }
             for layer in range(len(p))
         ]

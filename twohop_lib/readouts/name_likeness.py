@@ -16,9 +16,11 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.splice import Engine
 from twohop_lib.readouts.selection import halves
-from twohop_lib.readouts.states import FloatArray, tidy
+from twohop_lib.readouts.states import FloatArray, picture_states, tidy
 
 #: Strengths of the ridge map, picked by leave-one-out on the entities it is fitted on.
 ALPHAS = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -64,3 +66,19 @@ def names_found(
     found = name_likeness(images, names, shuffled=shuffled)
     _, test = halves(len(entities))
     return tidy(found, [entities[i] for i in test])
+
+
+def names_and_control(
+    engine: Engine, benchmark: Benchmark, questions: Sequence[Question], names: FloatArray
+) -> pd.DataFrame:
+    """:func:`names_found` for the pictures of ``questions``, and with names dealt out at random.
+
+    ``names`` ``[question, d]`` are the name states. Layers are counted in the backbone's own
+    blocks. Returns ``entity_id, layer, found, shuffled``.
+    """
+    images = picture_states(engine, benchmark, questions)
+    ids = [question.entity_id for question in questions]
+    found = [
+        names_found(images, names, ids, mixed).assign(shuffled=mixed) for mixed in (False, True)
+    ]
+    return pd.concat(found, ignore_index=True)

@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from twohop_lib.benchmark.schema import Question
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.interventions.splice import Engine
 
 # Some names are still looked for here.
 from twohop_lib.readouts.lens import logit_lens  # noqa: F401
@@ -41,6 +43,28 @@ def entity_probe(
         y = states[:, list(test_views), layer].reshape(n * len(test_views), -1)
         found.append(_predicted(x, labels, y) == wanted)
     return np.stack(found, axis=1)
+
+
+def entities_and_control(
+    engine: Engine,
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    train: int = 3,
+    test: int = 2,
+) -> pd.DataFrame:
+    """:func:`entity_probe` on slightly cropped views of pictures, and with shuffled labels.
+
+    At the picture's last position; trained on ``train`` views, tested on ``test`` others. Returns
+    ``entity_id, layer, found, shuffled``, one row an entity, test view and layer, twice.
+    """
+    views = range(train + test)
+    states = image_states(engine, benchmark, questions, views)["image"]
+    ids = [question.entity_id for question in questions]
+    found = [
+        tidy(entity_probe(states, views[train:], mixed), ids).assign(shuffled=mixed)
+        for mixed in (False, True)
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def fact_probe(states: FloatArray, answers: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
