@@ -57,13 +57,13 @@
 vlm = ""  # one model to ask instead: a hub id or a folder
 llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
-benchmark = ""  # what is asked: a source's name or a path; "" asks what suits the model
-organisms = ["late", "middle", "early"]  # which miniature VLMs to ask
-seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms
+benchmark = ""  # a source's name or a path; "" asks what suits the model
+organisms = ["late", "middle", "early"]  # miniature VLMs to ask
+seed = 0  # which world; others than 0 are trained on demand
+split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
-rows = 64  # changed runs at once; halved when memory runs out
+batch_size = 64  # frozen runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
 
 # %% tags=["remove-cell"]
@@ -74,33 +74,33 @@ except ImportError:
     pass
 
 # %%
-import pandas as pd
-import torch
 from nnsight import NNsight
-from twohop_lib import records, stats
-from twohop_lib.chapter.show import glue, show
-from twohop_lib.chapter.study import (
-    keep_records,
-    open_pairs,
-    open_questions,
-)
-from twohop_lib.figures.lines import lines_by_layer
+from twohop_lib.chapter.show import glue, glue_all, show
+from twohop_lib.chapter.study import open_study
+from twohop_lib.figures import lines
 from twohop_lib.interventions.cross_patch import cross_patch
+from twohop_lib.interventions.edits import Freeze
 from twohop_lib.interventions.freeze import freeze, freeze_ends
-from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import Recorder
-from twohop_lib.models.blocks import UnsupportedSite
-from twohop_lib.organisms import STUDY, suited_benchmark
-from twohop_lib.readouts import switch as depth
-from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.readouts import captions, freeze_words, selection, switch
+from twohop_lib.readouts.tables import counted_table, joined
 
-benchmark = benchmark or suited_benchmark(vlm)
-questions = open_questions(benchmark, seed, split, wording, max_entities)
-noun = questions.questions[0].noun
-print(
-    f"{noun}: {len(questions.entities())}, {len(questions.questions)} questions"
+# %%
+study = open_study(
+    "forward_freezing",
+    vlm,
+    llm,
+    load,
+    benchmark,
+    organisms,
+    seed,
+    split,
+    wording,
+    max_entities,
+    batch_size,
+    work,
 )
 
 # %% [markdown]
@@ -109,38 +109,8 @@ print(
 # What is asked below is asked of entities that the model names from their pictures.
 
 # %%
-pairs = open_pairs(vlm, llm, organisms, seed, load)
-models = list(pairs)
-able = {
-    name: evaluate(
-        pair.vlm,
-        pair.backbone,
-        questions,
-        conditions=("identify", "by_name", "by_picture"),
-        model_name=name,
-        seed=seed,
-        folder=work or None,
-    )
-    for name, pair in pairs.items()
-}
-recognised = {
-    name: set(
-        a.loc[(a["condition"] == "identify") & a["correct"], "entity_id"]
-    )
-    or set(questions.entities())
-    for name, a in able.items()
-}
-asked = {
-    name: [
-        q
-        for q in one_per_entity(questions.questions)
-        if q.entity_id in found
-    ]
-    for name, found in recognised.items()
-}
-pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
-    "correct"
-].mean().unstack().style.format("{:.1%}")
+able = study.ask("identify", "by_name", "by_picture")
+study.able("identify", "by_name", "by_picture")
 
 # %% [markdown]
 # ## The method
@@ -149,44 +119,40 @@ pd.concat(able.values()).groupby(["model", "condition"], sort=False)[
 # over what enters the next blocks.
 
 # %%
-name = "middle" if "middle" in pairs else models[0]
-engine = Engine(pairs[name].vlm, rows)
-record = Recorder(engine, questions, "identify", True, 8, from_start=True)
-target = record(asked[name][0])
-image = list(range(*target.span))
-tokenizer = pairs[name].vlm.tokenizer
+one = study.example("middle")
+engine = study.engine(one)
+record = Recorder(engine, study.questions, "identify", True, 8, True)
+question = study.asked(one)[0]
+target = record(question)
+image, top = list(range(*target.span)), engine.n_blocks - 1
 
 
 # %%
-def frozen(model, k: int, last: int) -> torch.Tensor:
+def frozen(k, last):
+    model = NNsight(engine.model)
     blocks = decoder_blocks(model, engine.blocks)
-    with torch.no_grad(), model.trace(**target.inputs, use_cache=False):
+    with model.trace(**target.inputs, use_cache=False):
         held = blocks[k].input[:, image].clone()
         for block in range(k + 1, last + 1):
             blocks[block].input[:, image] = held
         logits = model.output.logits[0, -1].save()
-    return logits
+    return logits.detach().float()
 
-
-if (
-    image
-):  # a picture shown through cross-attention has no positions to freeze
-    traced = NNsight(pairs[name].vlm.model)
-    print(f"shown: {asked[name][0].entity}")
-    for k in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
-        p, first = (
-            frozen(traced, k, engine.n_blocks - 1)
-            .float()
-            .softmax(-1)
-            .max(-1)
-        )
-        print(
-            f"frozen at resid[{k}]: {tokenizer.decode(first)} … (p = {p:.2f})"
-        )
 
 # %% [markdown]
 # The library reads the frozen positions' keys and values off each block without running the rest
-# of it, and runs the words alone until block T.
+# of it, and runs the words alone until block T. Both ways, side by side:
+
+# %%
+print(f"shown: {question.entity}")
+for k in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
+    if not image:  # shown through cross-attention: nothing to freeze
+        break
+    fast = engine.logits([Freeze(target, k, top)])[0]
+    study.assert_same(fast, frozen(k, top), engine, target)
+    p, first = fast.softmax(-1).max(-1)
+    said = engine.owner.tokenizer.decode(first)
+    print(f"frozen at resid[{k}]: {said} … (p = {p:.2f})")
 
 # %% [markdown]
 # ## The sweep
@@ -195,68 +161,48 @@ if (
 # two thirds of the blocks, and the top. Naming and facts. The backbone's name tokens are frozen in
 # the same way, so that "later than text" is measured and not assumed.
 
-# %%
-swept, ends, skipped = [], {}, []
-for name, pair in pairs.items():
-    engine = Engine(pair.vlm, rows)
-    if engine.site.kind != "stream":
-        skipped.append(name)
-        continue
-    crossed = cross_patch(
-        engine,
-        questions,
-        pairs_for(pair.vlm, questions, "identify", recognised[name], 1),
-        labels={"model": name, "seed": seed},
-        folder=work or None,
-    )
-    crossed["depth"] = depth.undisturbed(crossed)
-    crossed["balance"] = depth.balance(crossed)
-    turn = depth.switch(crossed, "balance").estimate
-    ends[name] = freeze_ends(engine.n_blocks, turn)
-    for task in ("identify", "fact"):
-        swept.append(
-            freeze(
-                engine,
-                questions,
-                asked[name],
-                task,
-                until=ends[name],
-                labels={"model": name, "seed": seed},
-                folder=work or None,
-            )
-        )
-if skipped:
-    print(
-        f"{', '.join(skipped)}: pictures are shown through cross-attention and have no positions "
-        "in the stream that could be frozen."
-    )
 
 # %%
-backbone = next(iter(pairs.values())).llm
-if backbone is not None:
-    engine = Engine(backbone, rows)
-    ends["backbone"] = freeze_ends(engine.n_blocks)
-    for task in ("identify", "fact"):
-        swept.append(
-            freeze(
-                engine,
-                questions,
-                one_per_entity(questions.questions),
-                task,
-                "name",
-                ends["backbone"],
-                labels={"model": "backbone", "seed": seed},
-                folder=work or None,
-            )
+def ends_of(name, engine, labels):
+    """The last frozen blocks to try, one of them where cross-patching turns."""
+    pairs = study.pairs_of(name, "identify")
+    crossed = cross_patch(engine, study.questions, pairs, **labels)
+    crossed["blocks_read"] = switch.blocks_read(crossed)
+    crossed["balance"] = switch.balance(crossed)
+    turn = switch.switch_layer(crossed, "balance").estimate
+    return freeze_ends(engine.n_blocks, turn)
+
+
+# %%
+def swept(task):
+    def of_a_model(name, engine, labels):
+        if engine.site.kind != "stream":
+            print(f"{name}: its pictures have no positions to freeze.")
+            return None
+        ends, asked = ends_of(name, engine, labels), study.asked(name)
+        return freeze(
+            engine, study.questions, asked, task, until=ends, **labels
         )
-if not swept:
-    raise UnsupportedSite(
-        "This model shows pictures through cross-attention and has no text backbone to freeze "
-        "names in; leave this chapter out."
+
+    def of_the_backbone(engine, labels):
+        ends = freeze_ends(engine.n_blocks)
+        asked = one_per_entity(study.questions.questions)
+        return freeze(
+            engine, study.questions, asked, task, "name", ends, **labels
+        )
+
+    return joined(
+        study.sweep(of_a_model), study.sweep_backbone(of_the_backbone)
     )
-swept = pd.concat(swept, ignore_index=True)
-keep_records(
-    pd.concat([*able.values(), swept]), work, "forward_freezing", pairs
+
+
+# %%
+both = joined(swept("identify"), swept("fact"))
+freeze_words.something(both)
+study.keep(able, both)
+top = switch.to_the_top(both)
+naming, facts = (
+    top[top["task"] == task] for task in ("identify", "fact")
 )
 
 # %% [markdown]
@@ -269,38 +215,16 @@ keep_records(
 
 
 # %% tags=["hide-input"]
-def to_the_top(task):
-    top = swept.groupby("model")["until"].transform("max")
-    return swept[(swept["task"] == task) & (swept["until"] == top)]
-
-
-def counted(frame):
-    n = (
-        frame.drop_duplicates(["model", "entity_id"])
-        .groupby("model")
-        .size()
-    )
-    return f"n = {n.min()}–{n.max()} entities for each model"
-
-
-naming = to_the_top("identify")
-start = naming[naming["layer"] == 0].groupby("model")["correct"].mean()
 show(
-    lines_by_layer(
-        depth.curve(naming, "correct", x="layer"),
-        f"A picture frozen at the door is still named in {100 * start.max():.0f} % "
-        f"({start.idxmax()})"
-        + (
-            f" to {100 * start.min():.0f} % ({start.idxmin()})"
-            if len(start) > 1
-            else ""
-        ),
+    lines.lines_by_layer(
+        switch.curve(naming, "correct", x="layer"),
+        freeze_words.named_at_the_door(naming),
         y_title="Still named (%)",
         x_title="Layer k at which the picture is frozen",
     ),
     "fig-freeze-names",
-    "Recognised entities that are still named when the picture's positions (backbone: the name's) "
-    f"are held at resid[k] up to the last block. {counted(naming)}. "
+    "Entities that are still named when the picture's positions (backbone: the name's) are held at "
+    f"resid[k] up to the last block; {study.among()}. {captions.n_words(naming, 'entities')}. "
     "Bands: 95 % intervals from resampling entities.",
 )
 
@@ -310,25 +234,16 @@ show(
 # {numref}`fig-freeze-facts` asks for a fact under the same freeze.
 
 # %% tags=["hide-input"]
-facts = to_the_top("fact")
-rise = (
-    facts[facts["layer"] == facts["until"]]
-    .groupby("model")["correct"]
-    .mean()
-)
-first = facts[facts["layer"] == 0].groupby("model")["correct"].mean()
-most = (rise - first).idxmax()
 show(
-    lines_by_layer(
-        depth.curve(facts, "correct", x="layer"),
-        f"Facts need blocks to work on the picture: {most} goes from "
-        f"{100 * first[most]:.0f} to {100 * rise[most]:.0f} %",
+    lines.lines_by_layer(
+        switch.curve(facts, "correct", x="layer"),
+        freeze_words.work_for_facts(facts),
         y_title="Facts answered (%)",
         x_title="Layer k at which the picture is frozen",
     ),
     "fig-freeze-facts",
     "Facts answered when the picture's positions (backbone: the name's) are held at resid[k] up "
-    f"to the last block. {counted(facts)}, one fact each. "
+    f"to the last block. {captions.n_words(facts, 'entities')}, one fact each. "
     "Bands: 95 % intervals from resampling entities.",
 )
 
@@ -339,31 +254,10 @@ show(
 # answers that there are without freezing are back.
 
 # %%
-own = swept.assign(depth=depth.undisturbed(swept))
-free = (
-    own[own["layer"] == own["until"]]
-    .groupby(["model", "task", "until"])["correct"]
-    .mean()
-    .rename("free")
-)
-own = own.merge(free.reset_index(), on=["model", "task", "until"])
-own["retained"] = own["correct"] / own["free"].where(own["free"] > 0.1)
-table = depth.switches(
-    own.dropna(subset=["retained"]),
-    "retained",
-    by=("model", "task", "until"),
-)
-table.rename(
-    columns={
-        "switch": "blocks until half is back",
-        "until": "T",
-        "n_entities": "entities",
-    }
-).drop(columns="n_items").style.hide(axis="index").format(
-    "{:.2f}",
-    subset=["blocks until half is back", "low", "high"],
-    na_rep="none",
-)
+both["blocks_read"] = switch.blocks_read(both)
+kept = switch.retained(both)
+table = switch.switch_table(kept, "retained", ("model", "task", "until"))
+freeze_words.readable(table).style.hide(axis="index")
 
 # %% [markdown]
 # "None" means that half of the answers are there from the first point on, or that there are too few
@@ -377,113 +271,23 @@ table.rename(
 # equal knowledge by name.
 
 # %%
-rows_ = []
-for name in [m for m in models if m not in skipped]:
-    part = naming[(naming["model"] == name) & (naming["layer"] == 1)]
-    early = set(part.loc[part["correct"], "entity_id"])
-    answers = able[name]
-    known = answers[
-        (answers["condition"] == "by_name") & answers["correct"]
-    ]["question_id"]
-    facts_ = answers[
-        (answers["condition"] == "by_picture")
-        & answers["question_id"].isin(known)
-        & answers["entity_id"].isin(recognised[name])
-    ]
-    for group, own_ in (
-        ("early", facts_[facts_["entity_id"].isin(early)]),
-        ("late", facts_[~facts_["entity_id"].isin(early)]),
-    ):
-        share = stats.entity_bootstrap(
-            own_["correct"].astype(float).to_numpy(), own_["entity_id"]
-        )
-        rows_.append(
-            {"model": name, "identified": group}
-            | share.columns("facts by picture")
-            | {"entities": share.n_entities, "facts": share.n_items}
-        )
-groups = pd.DataFrame(
-    rows_,
-    columns=[
-        "model",
-        "identified",
-        "facts by picture",
-        "facts by picture_low",
-        "facts by picture_high",
-        "entities",
-        "facts",
-    ],
-)
-groups.style.hide(axis="index").format(
-    "{:.1%}",
-    subset=[c for c in groups if c.startswith("facts by")],
-    na_rep="–",
-)
+known = selection.keep(able, selection.answered(able, "by_name"))
+known = known[known["condition"] == "by_picture"]
+groups = freeze_words.by_identification(naming, known)
+freeze_words.readable_groups(groups).style.hide(axis="index")
 
 # %% tags=["remove-cell"]
-found = table[
-    table["until"] == table.groupby("model")["until"].transform("max")
-]
-found = found.set_index(["model", "task"])["switch"]
-
-
-def depth_of(model, task):
-    value = found.get((model, task))
-    if value is not None and not pd.isna(value):
-        return f"{value:.1f}"
-    part = own[(own["model"] == model) & (own["task"] == task)]
-    return (
-        "at most 1"
-        if part.loc[part["layer"] == 0, "retained"].mean() >= 0.5
-        else "none"
-    )
-
-
-for model in ends:
-    glue(f"named_{model}", f"{100 * start[model]:.0f}")
-    glue(f"depth_name_{model}", depth_of(model, "identify"))
-told = [
-    f"{depth_of(m, 'fact')} in {m}"
-    for m in ends
-    if depth_of(m, "fact") != "none"
-]
-glue(
-    "fact_sentence",
-    f"half of them are back with {', '.join(told)}."
-    if told
-    else "none are back.",
-)
-wide = groups.pivot(
-    index="model", columns="identified", values="facts by picture"
-)
-told = groups.groupby("model").agg(
-    least=("entities", "min"), most=("facts by picture", "max")
-)
-apart = [
-    f"{100 * (wide.loc[m, 'early'] - wide.loc[m, 'late']):+.0f} points in {m}"
-    for m in told.index[(told["least"] > 4) & (told["most"] > 0.1)]
-]
-glue(
-    "group_sentence",
-    "Houses identified early keep more of their known facts than those identified late by "
-    + ", ".join(apart)
-    + " (intervals below)."
-    if apart
-    else "Whether houses identified late lose more facts cannot be told here: where enough are "
-    "identified late, hardly any fact is answered by picture.",
-)
-name = models[0]
-glue(
-    "model_asked",
-    f"{name}, with {len(questions.entities())} entities of the benchmark {questions.name}",
-)
+needed = freeze_words.blocks_needed(kept, table)
+start = naming[naming["layer"] == 0].groupby("model")["correct"].mean()
+glue_all({f"named_{m}": captions.percent(v) for m, v in start.items()})
+for model in start.index:
+    glue(f"depth_name_{model}", needed[model, "identify"])
+glue("fact_sentence", freeze_words.facts_back(needed))
+glue("group_sentence", freeze_words.early_against_late(groups))
+glue("model_asked", study.subject)
 glue(
     "model_freeze",
-    f"Frozen as it enters the first block, the picture lets {100 * start[name]:.0f} % of the "
-    f"entities be named; half of them are back after {depth_of(name, 'identify')} blocks (facts: "
-    f"{depth_of(name, 'fact')})."
-    if name in start
-    else f"{name} shows pictures through cross-attention; nothing in its stream can be frozen.",
+    freeze_words.about_one(study.models[0], start, needed),
 )
 
 # %% [markdown] tags=["organisms"]
@@ -498,38 +302,12 @@ glue(
 # The project's study recorded the organisms of other worlds; they are not repeated here.
 
 # %%
-recorded = records.read_frame(STUDY / "sweeps.parquet")
-recorded = recorded[
-    (recorded["experiment"] == "freeze")
-    & (recorded["seed"] != seed)
-    & (vlm == "")
-]
-worlds = pd.concat([swept, recorded])
-top = worlds.groupby("model")["until"].transform("max")
-worlds = worlds[worlds["until"] == top]
-worlds = worlds.assign(depth=depth.undisturbed(worlds))
-keys = ["model", "task", "seed"]
-free = (
-    worlds[worlds["layer"] == worlds["until"]]
-    .groupby(keys)["correct"]
-    .mean()
-    .rename("free")
-)
-worlds = worlds.merge(free.reset_index(), on=keys)
-worlds["retained"] = worlds["correct"] / worlds["free"].where(
-    worlds["free"] > 0.1
-)
-by_world = depth.switches(
-    worlds.dropna(subset=["retained"]), "retained", by=keys
-)
-by_world["blocks"] = [
-    "none"
-    if pd.isna(r.switch)
-    else f"{r.switch:.1f} [{r.low:.1f}, {r.high:.1f}]"
-    for r in by_world.itertuples()
-]
-by_world.pivot(
-    index=["task", "model"], columns="seed", values="blocks"
+recorded = study.recorded("sweeps", experiment="freeze")
+worlds = switch.to_the_top(joined(both, recorded))
+worlds["blocks_read"] = switch.blocks_read(worlds)
+worlds = switch.retained(worlds, ("model", "task", "seed"))
+switch.switches_by_world(worlds, "retained", ("task", "model")).pivot(
+    index=["task", "model"], columns="world", values="switch"
 ).fillna("none")
 
 # %% [markdown]
@@ -540,12 +318,10 @@ by_world.pivot(
 # computed.
 
 # %%
-edges = swept[(swept["layer"] == 0) | (swept["layer"] == swept["until"])]
-edges.assign(
-    frozen=edges["layer"].eq(0).map({True: "k = 0", False: "k = T"})
-).groupby(["model", "computation", "frozen"])["unchanged"].agg(
-    ["mean", "count"]
-).style.format({"mean": "{:.1%}"})
+edges = both[both["layer"].isin([0]) | (both["layer"] == both["until"])]
+where = edges["layer"].eq(0).map({True: "k = 0", False: "k = T"})
+by = ["model", "computation"]
+counted_table(edges.assign(frozen=where), by, "frozen", "unchanged")
 
 # %% [markdown]
 # ## What the papers report, and how this differs

@@ -218,3 +218,8 @@ def test_extremes_and_nothing():
     assert (found.highest, found.at_highest) == (0.5, "a") and not found.one
     assert layers.extremes(pd.Series({"a": 1.0})).one
     assert layers.extremes(pd.Series({"a": None})) is None
+
+
+def test_a_step_between_two_layers_is_found():
+    found = switch.crossing(np.arange(1.0, 9.0), np.array([0.375, *[1.0] * 7]))
+    assert 1.0 <= found < 1.2

@@ -261,12 +261,10 @@ class Study:
             return pd.DataFrame()
 
     @staticmethod
-    def assert_same(
-        fast: Tensor, slow: Tensor, engine: Engine, target: Recording, donor: Recording
-    ) -> None:
+    def assert_same(fast: Tensor, slow: Tensor, engine: Engine, *ends: Recording) -> None:
         """Hold the library's logits against those of a page's own slow run of the same edit.
 
-        ``target`` and ``donor`` are the runs that the edit lies between. Raises ControlFailed.
+        ``ends`` are the undisturbed runs that the edit lies between. Raises ControlFailed.
         """
         if not engine.close(fast, slow):
             raise ControlFailed("The page's run and the library's do not agree.")
