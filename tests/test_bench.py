@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from twohop_lib import cli
+from twohop_lib import commands
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.loading import load_vlm
 from twohop_lib.organisms import path
@@ -48,7 +48,7 @@ def test_the_shaped_model_is_shaped_as_said_and_sees_its_pictures():
 
 def test_the_command_prints_json_and_refuses_unknown_work():
     run = CliRunner().invoke(
-        cli.app,
+        commands.app,
         "bench --vlm late --entities 2 --pairs 1 --sample 2 --json".split(),
     )
     assert run.exit_code == 0, run.output

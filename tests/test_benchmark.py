@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from twohop_lib.benchmark import Benchmark, Question, flags, load, pictures, store
 from twohop_lib.benchmark.sources import build
-from twohop_lib.cli import app
+from twohop_lib.commands import app
 from twohop_lib.errors import TwohopError
 from twohop_lib.scoring.leaks import leaks
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import twohop_lib
-from twohop_lib.organisms import SHIPPED
+from twohop_lib.commands import app
+from twohop_lib.organisms import SHIPPED, path
 
 TWOHOP = Path(sys.executable).parent / "twohop"
+COMMANDS = [[], *([c] for c in "models check bench rerun benchmark organism version".split())]
+COMMANDS += [["benchmark", c] for c in ("build", "validate", "show")]
+COMMANDS += [["organism", c] for c in ("list", "path", "train", "study")]
 
 
 def twohop(*arguments, cache=None) -> subprocess.CompletedProcess:
@@ -31,6 +39,8 @@ def twohop(*arguments, cache=None) -> subprocess.CompletedProcess:
         (["organism", "train", "midle"], "no organism is called 'midle'; did you mean 'middle'?"),
         (["benchmark", "build", "heraldy"], "No benchmark is called 'heraldy'; did you mean"),
         (["benchmark", "validate", "none"], "none is not a folder"),
+        (["check", "--vlm", "lat"], "no hub id (owner/name); did you mean 'late'?"),
+        (["models", "--fits", "much"], "--fits takes an amount of memory such as 16GB"),
     ],
 )
 def test_a_failure_is_one_line_and_exit_code_1(tmp_path, arguments, told):
@@ -48,6 +58,73 @@ def test_what_succeeds_prints_to_standard_output(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert Path(done.stdout.strip()) == SHIPPED / "seed0" / "middle"
     assert twohop("version").stdout.strip() == twohop_lib.__version__
+    assert twohop("--version").stdout.strip() == twohop_lib.__version__
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_short_help(command):
+    result = CliRunner().invoke(app, [*command, "-h"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+# --- JSON, whatever comes ---
+
+
+def no_constant(name: str):
+    raise AssertionError(f"{name} is no JSON")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["models", "--json", "--class", "adaptor"], 1, "did you mean 'adapter'"),
+        (["check", "--json", "--vlm", "lat"], 1, "did you mean 'late'"),
+        (["check", "--json", "--vlm", "SELF"], 1, ""),
+        (["check", "--json"], 2, "--vlm"),
+        (["models", "--json", "--nothing"], 2, "--nothing"),
+    ],
+)
+def test_what_is_refused_is_told_in_json(tmp_path, arguments, code, told):
+    done = twohop(*[str(tmp_path) if a == "SELF" else a for a in arguments])
+    said = json.loads(done.stdout, parse_constant=no_constant)
+    assert done.returncode == code and said["ok"] is False and told in said["error"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_computes_nan_is_told_in_json_and_in_words(tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(path("middle"), broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
+    weights[name][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    done = twohop("check", "--vlm", broken, "--json")
+    said = json.loads(done.stdout, parse_constant=no_constant)
+    assert done.returncode == 1 and said["ok"] is False and said["nan"] is True
+    assert said["checks"]["no_op_patch"]["max_abs_diff"] is None
+    assert done.stderr == ""  # no bars of weights either
+    told = twohop("check", "--vlm", broken).stdout
+    assert "computes NaN" in told and "--dtype" in told
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("begun", ["loading", "asking"])
+def test_an_interrupt_is_one_line(begun):
+    """While Python loads libraries, and while a model is at work."""
+    slow = {
+        "loading": "import typer; typer.Typer = stop",
+        "asking": "import twohop_lib.models.pair as p; p.load_pair = stop",
+    }[begun]
+    code = (
+        "import os, signal, sys, time, twohop_lib.cli as cli\n"
+        "def stop(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n"
+        f"{slow}\nsys.argv = ['twohop', 'check', '--vlm', 'late', '--json']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert json.loads(done.stdout) == {"ok": False, "error": "interrupted"}
 
 
 def test_help_comes_at_once():
@@ -62,7 +139,7 @@ def test_help_comes_at_once():
     assert min(took) < 3, took
 
 
-@pytest.mark.parametrize("module", ["twohop_lib.cli", "twohop_lib.organisms"])
+@pytest.mark.parametrize("module", ["twohop_lib.commands", "twohop_lib.organisms"])
 def test_the_command_starts_without_the_heavy_libraries(module):
     heavy = "{'torch', 'transformers', 'altair', 'papermill'}"
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.zoo import FAMILIES, build
-from twohop_lib import cli
+from twohop_lib import commands
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import check as checks
@@ -353,11 +353,11 @@ def test_parts_that_do_not_add_up_are_not_guessed(late):
 
 
 def test_the_command_prints_json_and_its_exit_code_says_all(monkeypatch):
-    result = CliRunner().invoke(cli.app, ["check", "--vlm", "late", "--json"])
+    result = CliRunner().invoke(commands.app, ["check", "--vlm", "late", "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert report["ok"] and report["family"] == "llava" and report["n_blocks"] == 8
     assert set(report["checks"]["full_patch"]) == {"max_abs_diff", "tolerance", "ok"}
     monkeypatch.setattr(checks.Report, "ok", property(lambda self: False))
-    result = CliRunner().invoke(cli.app, ["check", "--vlm", "late"])
+    result = CliRunner().invoke(commands.app, ["check", "--vlm", "late"])
     assert result.exit_code == 1 and "full patch" in result.stdout

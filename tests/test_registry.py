@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from twohop_lib.cli import app
+from twohop_lib.commands import app
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.registry import CLASSES, OVERHEAD, ROWS, find, parse_memory
 

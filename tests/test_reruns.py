@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from tests import helpers_popvqa
 from tests.zoo import build
-from twohop_lib import cli, records
+from twohop_lib import commands, records
 from twohop_lib.benchmark import load
 from twohop_lib.chapter import study
 from twohop_lib.errors import TwohopError
@@ -250,7 +251,7 @@ def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch):
 
 
 def invoke(*args: str):
-    return CliRunner().invoke(cli.app, ["rerun", *args])
+    return CliRunner().invoke(commands.app, ["rerun", *args])
 
 
 def test_the_command_takes_parameters_in_two_words(chapters, tmp_path):
@@ -271,7 +272,52 @@ def test_the_command_takes_parameters_in_two_words(chapters, tmp_path):
 def test_a_failed_chapter_is_an_exit_code(chapters, tmp_path):
     write_chapter(chapters, "broken", "\n# %%\nraise ValueError('so it is')\n")
     result = invoke("--vlm", "late", "--out", str(tmp_path / "runs"))
-    assert result.exit_code == 1 and "broken" in str(result.exception)
+    assert str(result.exception) == "1 chapter(s) failed: broken; the others are done."
+    result = invoke("--vlm", "late", "--out", str(tmp_path / "runs"), "--chapters", "broken")
+    assert str(result.exception) == "1 chapter(s) failed: broken."
+
+
+def test_chapters_may_be_parted_by_commas(chapters, tmp_path):
+    write_chapter(chapters, "other")
+    write_chapter(chapters, "third")
+    out = ["--vlm", "late", "--profile", "quick", "--out", str(tmp_path / "runs")]
+    assert invoke(*out, "--chapters", "tiny, other").exit_code == 0
+    assert {p.stem for p in (tmp_path / "runs").glob("*/notebooks/*")} == {"tiny", "other"}
+    assert "did you mean 'third'" in str(invoke(*out, "--chapters", "tiny,thrid").exception)
+
+
+def test_an_empty_value_is_empty_text(chapters, tmp_path):
+    text = TINY_CHAPTER.replace("pause = 0.0", 'pause = 0.0\nsplit = "test"  # "" for all')
+    (chapters / "tiny.py").write_text(text.replace("SELF", "tiny"))
+    result = invoke("--vlm", "late", "--out", str(tmp_path / "runs"), "-p", "split", "")
+    assert result.exit_code == 0, result.exception
+    manifest = records.Manifest.read(next((tmp_path / "runs").glob("*/manifest.json")))
+    assert manifest.parameters["of_chapters"]["tiny"]["split"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--vlm", "late", "-p", "max_entities", "-5"], "'max_entities' is -5; give 0 or more"),
+        (["--vlm", "late", "--benchmark", "flgas"], "did you mean 'flags'"),
+        (["--vlm", "lat"], "'lat' is no folder, no organism and no hub id .*did you mean 'late'"),
+        (["--vlm", "late", "--llm", "FOLDER"], "no text backbone|cannot be read|config"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, arguments, told):
+    write_chapter(tmp_path / "chapters")
+    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    monkeypatch.setattr("socket.socket.connect", None)  # nobody is asked
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / "empty") if a == "FOLDER" else a for a in arguments]
+    for there in (False, True):
+        if there:
+            (tmp_path / "runs").mkdir()
+        result = invoke(*arguments, "--out", str(tmp_path / "runs" / "mine"))
+        assert isinstance(result.exception, TwohopError)
+        assert re.search(told, str(result.exception))
+        assert [p.name for p in tmp_path.glob("runs*")] == ["runs"] * there
+        assert not list((tmp_path / "runs").glob("*"))
 
 
 # --- the book's own chapters ------------------------------------------------------------------
@@ -316,12 +362,13 @@ def test_how_to_load_reaches_the_model(capsys):
 
 
 def test_parameter_values_are_yaml():
-    assert [reruns.parse_value(t) for t in ("3", "0.5", "true", "a: [", "[1, 2]")] == [
+    assert [reruns.parse_value(t) for t in ("3", "0.5", "true", "a: [", "[1, 2]", "")] == [
         3,
         0.5,
         True,
         "a: [",
         [1, 2],
+        "",
     ]
 
 
@@ -408,6 +455,8 @@ def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
         ("max_entities", 2.5, "is a whole number"),
         ("max_entities", True, "is a whole number"),
         ("pause", "long", "is a number, such as 0.0"),
+        ("max_entities", -5, "'max_entities' is -5; give 0 or more"),
+        ("pause", -0.5, "'pause' is -0.5; give 0 or more"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(chapters, tmp_path, name, value, told):

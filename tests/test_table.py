@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from twohop_lib.benchmark import pictures, table
 from twohop_lib.benchmark.faults import BadTable
 from twohop_lib.benchmark.sources import build, open_benchmark
-from twohop_lib.cli import app
+from twohop_lib.commands import app
 from twohop_lib.errors import TwohopError
 
 BRIDGES = {

@@ -131,6 +131,11 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
             f"{prompts} prompts of {benchmark.name}, at the speed of the three above (larger "
             "batches are faster)"
         )
+    if report.nan:
+        console.print(
+            "[bold]It computes NaN (not a number), so no comparison holds; give another "
+            "--dtype, such as float32 or bfloat16.[/bold]"
+        )
     if report.untrained:
         console.print("[bold]These weights look random: nothing they say is a result.[/bold]")
 

@@ -40,7 +40,8 @@ def rerun(
         ),
     ] = "",
     chapters: Annotated[
-        list[str] | None, typer.Option(help="A chapter's name; may be given again. All if not.")
+        list[str] | None,
+        typer.Option(help="Names of chapters, parted by commas; may be given again. All if not."),
     ] = None,
     parameter: Annotated[
         list[str] | None,
@@ -91,7 +92,7 @@ def rerun(
         llm=llm_at,
         benchmark=benchmark,
         seed=seed,
-        chapters=tuple(chapters or ()),
+        chapters=tuple(c.strip() for c in ",".join(chapters or ()).split(",") if c.strip()),
         parameters=given,
         profile=profile,  # type: ignore[arg-type]
         skip_check=skip_check,
@@ -100,7 +101,8 @@ def rerun(
     outcome = reruns.run(request, out, typer.echo)
     if outcome.failed:
         names = ", ".join(outcome.failed)
-        raise TwohopError(f"{len(outcome.failed)} chapter(s) failed: {names}; the others are done.")
+        others = "; the others are done" if outcome.done else ""
+        raise TwohopError(f"{len(outcome.failed)} chapter(s) failed: {names}{others}.")
     if outcome.ran:
         typer.echo(f"done: {outcome.folder / 'html' / 'index.html'}")
     else:

@@ -7,6 +7,7 @@ dtype, relative to the largest logit.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -77,9 +78,15 @@ class Report:
         """Whether every check holds."""
         return all(check.ok for check in self.checks.values())
 
+    @property
+    def nan(self) -> bool:
+        """Whether the model computes NaN, with which no comparison holds."""
+        return any(math.isnan(check.max_abs_diff) for check in self.checks.values())
+
     def json(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it, ``ok`` first."""
-        return {"ok": self.ok, **asdict(self)}
+        """Return the report as JSON can hold it (NaN is null), ``ok`` first."""
+        found = {"ok": self.ok, "nan": self.nan, **asdict(self)}
+        return json.loads(json.dumps(found), parse_constant=lambda _: None)
 
 
 def check(pair: ModelPair, benchmark: Benchmark) -> Report:

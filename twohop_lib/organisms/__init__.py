@@ -51,10 +51,18 @@ def path(name: str, seed: int = 0) -> Path:
 def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, str | None]:
     """Where a VLM and its backbone are: an organism's name is turned into its two folders.
 
-    Anything else (a folder, a hub id) is returned as it is.
+    A folder or a hub id is returned as it is.
+
+    Raises:
+        TwohopError: ``vlm`` is none of these, or an organism that is not on this machine.
     """
-    if vlm not in (*NAMES, *FURTHER) or Path(vlm).exists():
+    known = (*NAMES, *FURTHER)
+    if "/" in vlm or Path(vlm).exists():
         return vlm, llm
+    if vlm not in known:
+        raise TwohopError(
+            f"{vlm!r} is no folder, no organism and no hub id (owner/name); {suggest(vlm, known)}."
+        )
     return str(path(vlm, seed)), llm or str(path(NAMES[0], seed))
 
 

@@ -97,6 +97,8 @@ def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
     """Refuse a value of another type than the default's; a whole number will do as a fraction."""
     wanted = type(default)
     fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if fits and isinstance(value, int | float) and value < 0 <= default:
+        raise TwohopError(f"Parameter {name!r} is {value}; give 0 or more.")
     if default is not None and not fits:
         kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         kind = kinds.get(wanted, f"a {wanted.__name__}")
@@ -138,11 +140,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: its folder, the chapters that ran now, and those that failed."""
+    """What came of a run: its folder, the chapters that ran now, and those that failed.
+
+    ``done`` are those that were asked for and are there, whenever they ran.
+    """
 
     folder: Path
     ran: tuple[str, ...]
     failed: dict[str, str]
+    done: tuple[str, ...] = ()
 
 
 def run(request: Request, out: Path, say: Callable[[str], None] = print) -> Outcome:
@@ -156,10 +162,19 @@ def run(request: Request, out: Path, say: Callable[[str], None] = print) -> Outc
     chosen = _choose(request.chapters, known)
     _check_parameters(request.parameters, {name: known[name] for name in chosen})
     folder = (out / request.folder_name()).resolve()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock", timeout=0):
             return _run(request, folder, source, chosen, known, say)
+    except TwohopError:
+        # A check that failed has left its report; what was refused before that leaves nothing.
+        if folder in new and not (folder / "check.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for parent in new[1:]:
+                    parent.rmdir()
+        raise
     except filelock.Timeout:
         raise TwohopError(
             f"Another rerun is writing to {folder}; wait for it, or give another --out."
@@ -192,7 +207,7 @@ def _run(
     }
     keys = {name: rerun.run_key(at, environment, given) for name, (at, given) in plan.items()}
     if set(chosen) <= _complete(folder, keys):
-        return Outcome(folder, (), {})
+        return Outcome(folder, (), {}, tuple(chosen))
     # Until the new manifest is there, the folder says of itself that it is not complete.
     (folder / "manifest.json").unlink(missing_ok=True)
     report = _checked(request, folder, environment, revisions, asked, say)
@@ -211,7 +226,7 @@ def _run(
     done = [n for n in known if n not in failed and rerun.is_current(_notebook(folder, n), keys[n])]
     parameters = {name: {**known[name], **plan[name][1]} for name in done}
     _finish(request, folder, asked, parameters, failed, report, environment, keys, started)
-    return Outcome(folder, tuple(ran), failed)
+    return Outcome(folder, tuple(ran), failed, tuple(name for name in chosen if name in done))
 
 
 def _built(request: Request, folder: Path) -> Benchmark:
@@ -334,6 +349,7 @@ def _checked(
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if not report["ok"] and not request.skip_check:
         bad = ", ".join(name for name, held in report["checks"].items() if not held["ok"])
+        bad += "; it computes NaN, so give another --dtype" if report.get("nan") else ""
         raise TwohopError(
             f"{request.vlm} does not pass the check ({bad}), so what the chapters would measure "
             f"cannot be trusted; see {path}, or run anyway with --skip-check."
@@ -585,6 +601,8 @@ def parse_value(text: str) -> Any:
     """Read a parameter's value as papermill's own command does: YAML, else the text itself."""
     import yaml
 
+    if not text.strip():
+        return ""  # YAML's nothing
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
