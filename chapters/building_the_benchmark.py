@@ -73,32 +73,30 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from twohop_lib import records
-from twohop_lib.benchmark import flags, heraldry, popvqa, sources
+from twohop_lib.benchmark import checks, flags, heraldry, popvqa, sources
 from twohop_lib.chapter.show import glue, show, show_picture
+from twohop_lib.chapter.study import open_questions, study_records
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures.bars import agreement_by_rule
-from twohop_lib.figures.dots import rule_effect, rule_shares
-from twohop_lib.organisms import STUDY
-from twohop_lib.readouts import gap
+from twohop_lib.figures import bars, dots
+from twohop_lib.readouts import rules
+from twohop_lib.readouts.captions import n_of, percent
 from twohop_lib.scoring.leaks import leaks
-from twohop_lib.scoring.matching import agreement, labelled_cases, matches
-from twohop_lib.stats import proportion_interval, proportions
+from twohop_lib.scoring.matching import labelled_cases
+from twohop_lib.stats import proportions
 
-built = sources.build(
-    benchmark, Path(tempfile.mkdtemp()) / benchmark, seed
-)
+built = open_questions(benchmark, seed)
 table = built.frame()
+table["answers"] = table["answers"].str.join(", ")
 print(
     f"{len(built.entities())} entities, {len(table)} questions, hash {built.hash[:12]}"
 )
 
 # %% tags=["remove-cell"]
 facts = table.drop_duplicates(["entity_id", "relation"])
-glue("bench_seed", str(seed))
-glue("n_entities", str(len(built.entities())))
-glue("n_facts", str(len(facts)))
-glue("n_wordings", str(table["wording"].nunique()))
+glue("bench_seed", seed)
+glue("n_entities", len(built.entities()))
+glue("n_facts", len(facts))
+glue("n_wordings", table["wording"].nunique())
 
 # %% [markdown]
 # ## Heraldry, the organisms' world
@@ -117,11 +115,9 @@ show_picture(
 )
 
 # %%
-one = table[
-    (table["entity_id"] == table["entity_id"].iloc[0])
-    & (table["wording"] == "standard")
-]
-one[["question_by_name", "question_by_picture", "answers"]].style.hide(
+house = table[table["entity_id"] == table["entity_id"].iloc[0]]
+asked = ["question_by_name", "question_by_picture"]
+house[house["wording"] == "standard"][[*asked, "answers"]].style.hide(
     axis="index"
 )
 
@@ -130,11 +126,7 @@ one[["question_by_name", "question_by_picture", "answers"]].style.hide(
 # whether wording matters.
 
 # %%
-same = table[
-    (table["entity_id"] == table["entity_id"].iloc[0])
-    & (table["relation"] == "founder")
-]
-same[["wording", "question_by_name", "question_by_picture"]].style.hide(
+house[house["relation"] == "founder"][["wording", *asked]].style.hide(
     axis="index"
 )
 
@@ -143,9 +135,7 @@ same[["wording", "question_by_name", "question_by_picture"]].style.hide(
 # houses serve all choices, *test* houses only the figures of this book.
 
 # %%
-facts.groupby("split")["entity_id"].agg(["nunique", "count"]).rename(
-    columns={"nunique": "houses", "count": "facts"}
-)
+facts.groupby("split")["entity_id"].agg(houses="nunique", facts="count")
 
 # %% [markdown]
 # ## Flags, for published models
@@ -165,11 +155,11 @@ show_picture(
 )
 
 # %%
-facts_known = flags.facts()
-facts_known["example"] = (
-    facts_known["country"] + ": " + facts_known["answers"].str.join(", ")
+known = flags.facts()
+known["example"] = (
+    known["country"] + ": " + known["answers"].str.join(", ")
 )
-facts_known.groupby("relation", sort=False).agg(
+known.groupby("relation", sort=False).agg(
     countries=("code", "size"), example=("example", "last")
 )
 
@@ -179,22 +169,15 @@ facts_known.groupby("relation", sort=False).agg(
 # of Chad and Romania, are marked; `distinct` leaves them out.
 
 # %%
-every_flag = flags.read(seed)
-flag_questions = every_flag.questions
+every, distinct = flags.read(seed), flags.read(seed, distinct=True)
 pd.concat(
-    {
-        "all": every_flag.counts,
-        "distinct": flags.read(seed, distinct=True).counts,
-    },
+    {"all": every.counts, "distinct": distinct.counts},
     names=["flags"],
 ).droplevel(1)
 
 # %% tags=["remove-cell"]
-glue("n_flags", str(len(codes)))
-glue(
-    "n_flag_facts",
-    str(len({(q.entity_id, q.relation) for q in flag_questions})),
-)
+glue("n_flags", len(codes))
+glue("n_flag_facts", every.counts["facts"].iloc[-1])
 
 # %% [markdown]
 # ## PopVQA, read as published
@@ -204,66 +187,9 @@ glue(
 # the counts below are those of the data set; in this book, which is made without network, they are
 # those of six questions, the first two of them the paper's own examples.
 
-# %% tags=["hide-input"]
-PETER = "St. Peter's Basilica"
-EXAMPLES = [
-    (
-        "Robin Williams",
-        "Who is the spouse of {}?",
-        "the subject in this image",
-        "Valerie Velardi",
-    ),
-    (
-        PETER,
-        "Who was the architect of {}?",
-        "the structure in this image",
-        "Michelangelo",
-    ),
-    (
-        PETER,
-        "Is {} a church or a palace?",
-        "the structure in this image",
-        "church",
-    ),
-    (
-        PETER,
-        "In which part of Rome is {}?",
-        "the structure in this image",
-        "Rome",
-    ),
-    (
-        PETER,
-        "Who was buried in {}?",
-        "st. peter's  basilica, shown here",
-        "Bernini",
-    ),
-    ("Robin Williams", "When was he born?", "", "1951"),
-]
-folder = Path(tempfile.mkdtemp())
-kinds = {"Robin Williams": "celebs", PETER: "landmarks"}
-pd.DataFrame(
-    [
-        (f"Q{i}", n, "[]", k, f"{i}.png")
-        for i, (n, k) in enumerate(kinds.items())
-    ],
-    columns=popvqa.OF_ENTITIES,
-).to_csv(folder / popvqa.ENTITIES, index=False)
-pd.DataFrame(
-    [
-        (
-            f"Q{list(kinds).index(n)}",
-            n,
-            q.format(n),
-            q.format(shown),
-            repr([a]),
-        )
-        for n, q, shown, a in EXAMPLES
-    ],
-    columns=popvqa.OF_QUESTIONS,
-).to_csv(folder / popvqa.QUESTIONS, index=False)
-
 # %%
-source = {"": folder, "hub": None}.get(popvqa_copy, popvqa_copy)
+copies = {"": popvqa.EXAMPLES, "hub": None}
+source = copies.get(popvqa_copy, popvqa_copy)
 published = popvqa.read(source, entities=0, seed=seed)
 published.counts.style.hide(axis="index")
 
@@ -272,13 +198,9 @@ published.counts.style.hide(axis="index")
 # are fitted into 336 by 336 pixels on black, as there.
 
 # %%
-pd.DataFrame(
-    [
-        (q.question_by_name, q.question_by_picture, q.identify_prompt)
-        for q in published.questions[:4]
-    ],
-    columns=["by name", "by picture", "for the name"],
-).style.hide(axis="index")
+pd.DataFrame(published.questions[:4])[
+    [*asked, "identify_prompt"]
+].style.hide(axis="index")
 
 # %% [markdown]
 # ## A table of your own
@@ -291,15 +213,18 @@ pd.DataFrame(
 mine = Path(tempfile.mkdtemp())
 Image.new("RGB", (64, 48), "grey").save(mine / "rialto.png")
 (mine / "bridges.csv").write_text(
-    "entity,image,noun,question,answers\n"
-    "Rialto Bridge,rialto.png,bridge,In which city does {entity} stand?,Venice|Venezia\n"
-    "Rialto Bridge,rialto.png,bridge,When was {entity} finished?,1591\n"
-    "Tower Bridge,tower.png,bridge,In which city does {entity} stand?,London\n"
+    """entity,image,noun,question,answers
+Rialto Bridge,rialto.png,bridge,In which city does {entity} stand?,Venice|Venezia
+Rialto Bridge,rialto.png,bridge,When was {entity} finished?,1591
+Tower Bridge,tower.png,bridge,In which city does {entity} stand?,London
+"""
 )
 try:
     sources.material("table", source=mine / "bridges.csv")
 except TwohopError as error:
     print(str(error).replace(f"{mine}/", ""))
+
+# %%
 kept = sources.material(
     "table", source=mine / "bridges.csv", skip_bad=True
 )
@@ -320,20 +245,15 @@ print(
 print(leaks("Which beetle is in this picture?", ["bee"]))
 
 # %%
-asked = [*built.questions, *flag_questions, *published.questions]
-found = [
-    leak
-    for q in asked
-    for text in (q.question_by_picture, q.identify_prompt)
-    if (leak := leaks(text, [q.entity, *q.aliases]))
-]
+texts = [*built.questions, *every.questions, *published.questions]
+leaked = checks.leaked_names(texts)
 print(
-    f"{len(found)} leaks in {len(asked)} questions by picture and their identify prompts"
+    f"{len(leaked)} leaks in {len(texts)} questions by picture and their identify prompts"
 )
 
 # %% tags=["remove-cell"]
-glue("n_leaks", str(len(found)))
-glue("n_questions", str(len(asked)))
+glue("n_leaks", len(leaked))
+glue("n_questions", len(texts))
 
 # %% [markdown]
 # ## Results
@@ -343,21 +263,13 @@ glue("n_questions", str(len(asked)))
 # Each quarter of a shield has one of twelve looks. How many houses share the look of a quarter?
 
 # %%
-houses = pd.DataFrame(
-    [
-        (k, q)
-        for h in heraldry.make_world(seed).houses
-        for k, q in enumerate(h.quarters)
-    ],
-    columns=["quarter", "look"],
-)
-sharing = houses.groupby(["quarter", "look"]).size()
-sharing.describe()[["min", "50%", "max"]].rename(
-    "houses sharing a look"
-).to_frame().T
+sharing = checks.houses_by_look(heraldry.make_world(seed))
+pd.DataFrame(
+    {"houses sharing a look": sharing.agg(["min", "median", "max"])}
+).T.astype(int)
 
 # %% tags=["remove-cell"]
-glue("smallest_group", str(int(sharing.min())))
+glue("smallest_group", sharing.min())
 
 # %% [markdown]
 # ### Guessing gains little
@@ -366,17 +278,9 @@ glue("smallest_group", str(int(sharing.min())))
 # any other.
 
 # %%
-guess = facts.assign(answer=facts["answers"].str[0]).groupby("relation")[
-    "answer"
-]
-pd.DataFrame(
-    {
-        "possible answers": guess.nunique(),
-        "best guess right": guess.agg(
-            lambda a: a.value_counts(normalize=True).max()
-        ),
-    }
-).style.format({"best guess right": "{:.1%}"})
+checks.best_guesses(built.questions).style.format(
+    {"best guess right": "{:.1%}"}
+)
 
 # %% [markdown]
 # ### Scoring
@@ -386,37 +290,19 @@ pd.DataFrame(
 # emulated as they are ({cite:t}`cohen2025performance`; {cite:t}`ashok2025recall`).
 
 # %% tags=["hide-input"]
-cases = labelled_cases()
-per_rule = []
-for rule in ("twohop", "popvqa", "inclusion"):
-    total = agreement(cases, rule).set_index("category").loc["all"]
-    interval = proportion_interval(
-        round(total["agreement"] * total["n"]), int(total["n"])
-    )
-    per_rule.append(
-        {
-            "rule": rule,
-            "agreement": interval.estimate,
-            "low": interval.low,
-            "high": interval.high,
-            "n": int(total["n"]),
-            "wrongly accepted": int(total["false_positives"]),
-            "wrongly refused": int(total["false_negatives"]),
-        }
-    )
-rules = pd.DataFrame(per_rule)
+agreed = rules.agreement_by_rule(labelled_cases())
 show(
-    agreement_by_rule(rules),
+    bars.agreement_by_rule(agreed),
     "fig-agreement",
-    f"Agreement of three scoring rules with hand labels, n = {rules['n'].iloc[0]} answers. "
+    f"Agreement of three scoring rules with hand labels, n = {agreed['n'].iloc[0]} answers. "
     "Bars: 95 % Wilson intervals. The set holds every kind of difficulty on purpose. Our rule was "
     "mended where it went wrong on them, so its agreement here flatters it.",
 )
 
 # %% tags=["remove-cell"]
-glue("n_labelled", str(len(cases)))
-for row in rules.itertuples():
-    glue(f"agree_{row.rule}", f"{100 * row.agreement:.0f}")
+glue("n_labelled", agreed["n"].iloc[0])
+for row in agreed.itertuples():
+    glue(f"agree_{row.rule}", percent(row.agreement))
 
 # %% [markdown]
 # What goes wrong, on answers that show it:
@@ -432,19 +318,7 @@ telling = [
     ("1961", ["4 August 1961"]),
     ("Kingdom of United Arab", ["United Kingdom"]),
 ]
-pd.DataFrame(
-    [
-        {
-            "answer": answer or "(empty)",
-            "accepted": accepted[0],
-            **{
-                rule: matches(answer, accepted, rule)
-                for rule in ("twohop", "popvqa", "inclusion")
-            },
-        }
-        for answer, accepted in telling
-    ]
-).style.hide(axis="index")
+rules.verdicts_on_answers(telling).style.hide(axis="index")
 
 # %% [markdown]
 # ### What the rules do to real answers
@@ -454,62 +328,31 @@ pd.DataFrame(
 # {numref}`fig-real` gives the first by relation: *EUR*, *.fr* and *+33* have no word of four letters.
 
 # %%
-standard = [q for q in flag_questions if q.wording == "standard"]
-verdicts = pd.DataFrame(
-    [
-        {
-            "relation": q.relation.replace("_", " "),
-            "rule": rule,
-            "right": matches(q.answers[0], q.answers, rule),
-            "wrong": matches(q.distractors[0], q.answers, rule),
-            "denied": matches(
-                f"It is {q.distractors[0]}, not {q.answers[0]}.",
-                q.answers,
-                rule,
-            ),
-            "echo": matches(q.question_by_name, q.answers, rule),
-        }
-        for q in standard
-        for rule in ("twohop", "popvqa", "inclusion")
-    ]
-)
-per_rule = verdicts.groupby("rule")[
-    ["right", "wrong", "denied", "echo"]
-].mean()
+standard = [q for q in every.questions if q.wording == "standard"]
+verdicts = rules.verdicts_on_facts(standard)
+per_rule = verdicts.groupby("rule").mean(numeric_only=True)
 per_rule.rename(
-    columns={
-        "right": "accepted: right",
-        "wrong": "wrong",
-        "denied": "denied",
-        "echo": "question repeated",
-    }
+    columns={"right": "accepted: right", "echo": "question repeated"}
 ).style.format("{:.1%}")
 
 # %% tags=["hide-input"]
 by_relation = proportions(verdicts, ["relation", "rule"], "right")
-never = by_relation[
-    (by_relation["rule"] == "popvqa") & (by_relation["share"] < 0.05)
-]
 show(
-    rule_shares(
+    dots.rule_shares(
         by_relation,
-        f"One published rule hardly ever accepts a right {' or '.join(never['relation'])}"
-        if len(never)
-        else "Right answers accepted under three scoring rules",
+        rules.refusal_title(by_relation, "popvqa"),
         x_title="Right answers accepted (%)",
     ),
     "fig-real",
     "Share of facts whose own first answer each rule accepts, by relation. "
-    f"n = {by_relation['n'].min()}–{by_relation['n'].max()} countries a relation, {len(standard)} "
+    f"{n_of(by_relation, 'countries a relation', 'n')}, {len(standard)} "
     "facts in all. Bars: 95 % Wilson intervals.",
 )
 
 # %% tags=["remove-cell"]
-glue(
-    "popvqa_refuses", f"{100 * (1 - per_rule.loc['popvqa', 'right']):.0f}"
-)
+glue("popvqa_refuses", percent(1 - per_rule.loc["popvqa", "right"]))
 for rule in ("popvqa", "inclusion"):
-    glue(f"{rule}_denied", f"{100 * per_rule.loc[rule, 'denied']:.0f}")
+    glue(f"{rule}_denied", percent(per_rule.loc[rule, "denied"]))
 
 # %% [markdown]
 # The last column matters because released code scores the prompt along with the answer for some
@@ -522,46 +365,22 @@ for rule in ("popvqa", "inclusion"):
 # The organisms' answers in three worlds, recorded when the project's study was made, under each
 # rule ({numref}`fig-rule-gap`). A rule also decides which entities count as recognised.
 
-# %%
-recorded = records.read(STUDY / "answers.parquet")
-recorded = recorded[recorded["wording"] == "standard"]
-# Ids are counted anew in each world.
-recorded["entity_id"] = (
-    recorded["seed"].astype(str) + " " + recorded["entity_id"]
-)
-measured = []
-for rule in ("twohop", "popvqa", "inclusion"):
-    right = [
-        matches(r.answer, r.accepted, rule) for r in recorded.itertuples()
-    ]
-    scored = recorded.assign(correct=right)
-    for name in ("late", "middle", "early", "cross"):
-        found = gap.gap_difference(scored[scored["model"] == name]).gap
-        measured.append(
-            {
-                "model": name,
-                "rule": rule,
-                "gap": found.estimate,
-                "low": found.low,
-                "high": found.high,
-                "n": found.n_items,
-            }
-        )
-measured = pd.DataFrame(measured)
-
 # %% tags=["hide-input"]
+recorded = study_records(
+    "answers", ["late", "middle", "early", "cross"], wording="standard"
+)
+measured = rules.gap_by_rule(recorded)
 show(
-    rule_effect(measured),
+    dots.rule_effect(measured),
     "fig-rule-gap",
     "Gap in points (same VLM, by name against by picture, on recognised entities) of four "
     "organisms in three worlds, under three scoring rules. "
-    f"n = {measured['n'].min()}–{measured['n'].max()} questions a point. Bars: 95 % intervals "
+    f"{n_of(measured, 'questions a point')}. Bars: 95 % intervals "
     "from resampling entities.",
 )
 
 # %% tags=["remove-cell"]
-moved = measured.groupby("model")["gap"].agg(lambda g: g.max() - g.min())
-glue("rule_moves", f"{100 * moved.max():.1f}")
+glue("rule_moves", percent(rules.largest_move(measured)[0], 1))
 
 # %% [markdown]
 # ## Controls
@@ -569,12 +388,8 @@ glue("rule_moves", f"{100 * moved.max():.1f}")
 # The same seed gives the same files, another seed another world.
 
 # %%
-again = sources.build(
-    benchmark, Path(tempfile.mkdtemp()) / benchmark, seed
-)
-other = sources.build(
-    benchmark, Path(tempfile.mkdtemp()) / benchmark, seed + 1
-)
+again = open_questions(benchmark, seed)
+other = open_questions(benchmark, seed + 1)
 print("same seed, same files:", again.hash == built.hash)
 print("other seed, other world:", other.hash != built.hash)
 

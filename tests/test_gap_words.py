@@ -1,5 +1,7 @@
 """Which entities a page counts, and what it says of gaps; what scoring rules do."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -132,3 +134,25 @@ def test_verdicts_on_made_answers_and_on_labelled_ones():
         "inclusion": 0.667,
     }
     assert set(table["n"]) == {3} and (table["low"] < table["agreement"]).all()
+
+
+def fact(relation, answers, distractors):
+    return SimpleNamespace(
+        relation=relation,
+        answers=answers,
+        distractors=distractors,
+        question_by_name=f"What is the {relation} of Chad?",
+    )
+
+
+def test_verdicts_on_facts_and_what_a_rule_hardly_ever_accepts():
+    facts = [fact("calling_code", ("+235",), ("+234",)), fact("capital", ("Ndjamena",), ("Abuja",))]
+    verdicts = rules.verdicts_on_facts(facts).set_index(["relation", "rule"])
+    assert verdicts.loc[("calling code", "twohop")].tolist() == [True, False, False, False]
+    assert not verdicts.loc[("calling code", "popvqa"), "right"]
+    assert verdicts.loc[("capital", "inclusion"), "denied"]
+    shares = verdicts["right"].rename("share").reset_index()
+    assert rules.refusal_title(shares, "popvqa") == (
+        "One published rule hardly ever accepts a right calling code"
+    )
+    assert rules.refusal_title(shares, "twohop").startswith("Right answers accepted")

@@ -32,6 +32,9 @@ from twohop_lib.scoring.leaks import leaks, words
 
 REPO = "idoco/PopVQA"
 ENTITIES, QUESTIONS = "entities.csv", "questions.csv"
+#: A copy of six questions, without pictures: the first two are the paper's own examples, and a
+#: filter takes each of the others.
+EXAMPLES = Path(__file__).parent / "data" / "popvqa_examples"
 SIDE = 336  # pixels
 #: Pictures that are fetched by their names; of more, all are fetched.
 MOST_BY_NAME = 2000

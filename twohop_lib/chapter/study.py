@@ -276,15 +276,11 @@ class Study:
     ) -> pd.DataFrame:
         """The study's records in all worlds (seeds), this page's included.
 
-        ``file`` is "answers", "sweeps" or "recall"; ``models`` are by default this page's and the
-        backbone; ``wanted`` are values of columns. Empty, with the columns in place, on a page
-        about a given model.
+        As of :func:`study_records`; ``models`` are by default this page's and the backbone. Empty,
+        with the columns in place, on a page about a given model.
         """
-        found = records.read_frame(STUDY / f"{file}.parquet")
-        kept = found["model"].isin(models or [*self.models, "backbone"])
-        for column, value in wanted.items():
-            kept &= found[column] == value
-        return found[kept & (not self.given)].reset_index(drop=True)
+        found = study_records(file, models or [*self.models, "backbone"], **wanted)
+        return found.iloc[:0] if self.given else found
 
     def recorded(self, file: str, **wanted: Any) -> pd.DataFrame:
         """:meth:`everywhere`, without the world that this page computes itself."""
@@ -311,6 +307,18 @@ class Study:
         """
         kept = [frame for frame in frames if len(frame)]
         keep_records(pd.concat(kept, ignore_index=True), self.work, self.chapter, self.pairs)
+
+
+def study_records(file: str, models: Sequence[str], **wanted: Any) -> pd.DataFrame:
+    """The shipped records of some of the study's models, in all worlds.
+
+    ``file`` is "answers", "sweeps" or "recall"; ``wanted`` are values of columns.
+    """
+    found = records.read_frame(STUDY / f"{file}.parquet")
+    kept = found["model"].isin(models)
+    for column, value in wanted.items():
+        kept &= found[column] == value
+    return found[kept].reset_index(drop=True)
 
 
 def keep_records(

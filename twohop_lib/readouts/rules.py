@@ -73,10 +73,13 @@ def verdicts_on_facts(questions: Sequence[Question], rules: Sequence[Rule] = RUL
     return pd.DataFrame(rows)
 
 
-def never_accepts(by_relation: pd.DataFrame, rule: Rule) -> list[str]:
-    """The relations whose right answers a rule hardly ever accepts (``relation, rule, share``)."""
+def refusal_title(by_relation: pd.DataFrame, rule: Rule) -> str:
+    """Which right answers a rule hardly ever accepts (``relation, rule, share``), as a title."""
     found = by_relation[(by_relation["rule"] == rule) & (by_relation["share"] < HARDLY_EVER)]
-    return found["relation"].tolist()
+    if found.empty:
+        return "Right answers accepted under three scoring rules"
+    never = " or ".join(found["relation"])
+    return f"One published rule hardly ever accepts a right {never}"
 
 
 def rescored(answers: pd.DataFrame, rule: Rule) -> pd.DataFrame:
