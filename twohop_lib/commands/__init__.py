@@ -10,6 +10,7 @@ from twohop_lib import __version__
 from twohop_lib.commands.bench import bench
 from twohop_lib.commands.benchmark import benchmark_app
 from twohop_lib.commands.check import check
+from twohop_lib.commands.graft import graft_app
 from twohop_lib.commands.models import models
 from twohop_lib.commands.organism import organism_app
 from twohop_lib.commands.rerun import TwoWords, rerun
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(organism_app, name="organism")
+app.add_typer(graft_app, name="graft")
 app.command()(models)
 app.command()(check)
 app.command()(bench)

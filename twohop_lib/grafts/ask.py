@@ -154,10 +154,8 @@ def _generate(
     return [reader.tokenizer.decode(row, skip_special_tokens=True).strip() for row in cut]
 
 
-def _with_images(
-    embeds: Tensor, mask: Tensor, images: Tensor, past: int
-) -> tuple[Tensor, Tensor]:
-    """Rows of padding, picture, text: ``embeds`` ``[row, pos, d_model]``, ``mask`` with ``past``."""
+def _with_images(embeds: Tensor, mask: Tensor, images: Tensor, past: int) -> tuple[Tensor, Tensor]:
+    """Rows of padding, picture, text: embeddings ``[row, pos, d_model]``, mask with ``past``."""
     n, width, tokens = *embeds.shape[:2], images.shape[1]
     text = mask[:, past:]
     made = embeds.new_zeros(n, width + tokens, embeds.shape[2])

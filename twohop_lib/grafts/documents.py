@@ -165,4 +165,3 @@ KINDS: dict[str, Callable[[Corpus, np.random.Generator, int], Step]] = {
     "seen": _seen,
     "facts": _facts,
 }
-

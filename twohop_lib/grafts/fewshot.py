@@ -150,7 +150,7 @@ def few_shot(benchmark: Benchmark) -> FewShot:
         TwohopError: it has too few entities, or none with an answer.
     """
     if benchmark.name == "flags":
-        return _of_flags(benchmark.questions)
+        return of_flags(benchmark.questions)
     return _of_entities(benchmark)
 
 
@@ -159,7 +159,8 @@ def left_out(benchmark: Benchmark) -> frozenset[str]:
     return frozenset() if benchmark.name == "flags" else frozenset(_chosen(benchmark))
 
 
-def _of_flags(questions: Iterable[Question]) -> FewShot:
+def of_flags(questions: Iterable[Question]) -> FewShot:
+    """The exemplars and phrases of the flags' questions."""
     identify = flags.IDENTIFY[flags.WORDINGS[0]]
     exemplars = {NAMING: tuple(Exemplar(name, identify, identify, name) for name in COUNTRIES)}
     for relation, wordings in flags.RELATIONS.items():
@@ -251,16 +252,16 @@ def cloze(few: FewShot, relation: str, mention: str) -> str:
     if relation not in few.clozes:
         raise TwohopError(f"There is no statement to complete about {relation!r}.")
     form = few.clozes[relation]
-    solved = "".join(
-        f"{form.format(m=e.entity)} {e.answer}.\n\n" for e in few.exemplars[relation]
-    )
+    solved = "".join(f"{form.format(m=e.entity)} {e.answer}.\n\n" for e in few.exemplars[relation])
     return solved + form.format(m=mention)
 
 
 # --- chat -------------------------------------------------------------------------------------
 
 
-def chat(few: FewShot, relation: str, question: str, shown: bool, among: str | None = None) -> Asked:
+def chat(
+    few: FewShot, relation: str, question: str, shown: bool, among: str | None = None
+) -> Asked:
     """What the chat template makes of a question, up to where it is answered.
 
     ``shown``: whether a picture goes with it. ``among`` is the relation of the exemplars (None:

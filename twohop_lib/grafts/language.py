@@ -9,7 +9,6 @@ and every file is held against a pinned hash.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys

@@ -71,21 +71,21 @@ class Recipe:
     tower: TowerRecipe = TowerRecipe()
 
 
-_NAMING = Phase(300, {"naming": 1.0})
-_SEEN = Phase(500, {"naming": 0.5, "seen": 0.5})
+_NAMING = Phase(200, {"naming": 1.0})
+_SEEN = Phase(320, {"naming": 0.5, "seen": 0.5})
 
 RECIPES: dict[str, Recipe] = {
     "caption": Recipe("captions that name the entity (LLaVA's first stage)", (_NAMING,)),
     "described": Recipe("captions that name it, and captions of what is seen", (_SEEN,)),
     "facts": Recipe(
         "as described, then asked facts about one half of the entities",
-        (_SEEN, Phase(300, {"naming": 0.3, "facts": 0.7})),
+        (_SEEN, Phase(160, {"naming": 0.3, "facts": 0.7})),
     ),
     "aligned": Recipe(
         "regression on the embeddings of the name, then captions that name it, with both losses",
         (
             Phase(800, regression=1.0, batch=128, lr=2e-3),
-            Phase(200, {"naming": 1.0}, regression=1.0),
+            Phase(100, {"naming": 1.0}, regression=1.0),
         ),
     ),
     "names": Recipe(

@@ -32,6 +32,8 @@ from twohop_lib.models.loading import Llm
 from twohop_lib.organisms.stages import run_stage, schedule
 
 WARMUP = 20
+#: Tokens, by low id, that replies are told from besides their own.
+COMMON = 16_384
 TRAINING = "training.json"
 
 
@@ -67,15 +69,17 @@ def train(
     projector = assemble.new_projector(tower.config, model.config)
     _fit_scale(projector, features, bench.name_targets)
     tuned = _tuned(bench, recipe, seed)
-    title = f"{name}-{mark(recipe, seed, world, fingerprint(llm))}"
+    made = (recipe.tower, recipe.tuned_rank, recipe.tuned_lr, seed, world, fingerprint(llm))
     for number, phase in enumerate(recipe.phases):
-        rows += run_phase(f"{title}-{number}", phase, recipe, bench, projector, tuned, seed, work)
+        # Named by what led to it, so that recipes which begin alike share their beginning.
+        title = f"phase{number}-{mark(*made, *recipe.phases[: number + 1])}"
+        rows += run_phase(title, phase, recipe, bench, projector, tuned, seed, work, progress)
     with _written(out):
         adapter = work / f"{title}.safetensors"
         assemble.write_adapter(assemble.adapter_state(tower, projector), adapter)
         merged = _merged(bench) if recipe.tuned_rank else None
         assemble.join(adapter, llm, out, recipe.tower, corpus.few, merged)
-        (out / assemble.ADAPTER).write_bytes(adapter.read_bytes())
+        adapter.rename(out / assemble.ADAPTER)
         about = {"name": name, "recipe": asdict(recipe), "seed": seed}
         about |= {"benchmark": benchmark.name, "llm": llm.name, "llm_hash": fingerprint(llm)}
         about |= {"asked_about": sorted(corpus.asked_about), "entities": bench.ids}
@@ -125,7 +129,7 @@ def _written(out: Path) -> Iterator[None]:
 
 @dataclass
 class Bench:
-    """The frozen model, what is shown (``features`` ``[entity, draw, patch, width]``), and texts."""
+    """The frozen model, the texts, what is shown: ``features`` ``[entity, draw, patch, width]``."""
 
     reader: Reader
     corpus: Corpus
@@ -135,6 +139,8 @@ class Bench:
         self.kept: dict[str, Any] = {}
         self.ids = [s.entity_id for s in self.corpus.subjects]
         self.name_targets = self._targets()
+        self.candidates = self._candidates()
+        self.head = self.reader.head.detach()[self.candidates]
 
     def prefix(self, before: str, keep: bool = True) -> Any:
         """The cache of what precedes the picture; kept unless the model is being tuned."""
@@ -143,6 +149,18 @@ class Bench:
         if before not in self.kept:
             self.kept[before] = prefix(self.reader, before)
         return self.kept[before]
+
+    def _candidates(self) -> Tensor:
+        """The ids, ascending, that a reply's tokens are told from: the commonest, and all replies'.
+
+        The whole vocabulary of a large model would take a third of the training's time.
+        """
+        texts = [s.name for s in self.corpus.subjects]
+        texts += [a for s in self.corpus.subjects for a in s.facts.values()]
+        texts += [look[2] for s in self.corpus.subjects for look in s.looks]
+        tokens = self.reader.tokenizer([f" {t}{END}" for t in texts], add_special_tokens=False)
+        common = range(min(COMMON, len(self.reader.head)))
+        return torch.tensor(sorted({*common, *(i for row in tokens.input_ids for i in row)}))
 
     def shown(self, rng: np.random.Generator, which: Tensor) -> Tensor:
         """Features of a random draw of each entity ``[row, patch, width]``."""
@@ -184,7 +202,7 @@ def run_phase(
     work: Path,
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """One phase of a recipe; the losses logged (``reading``: nats a token, ``regression``: of 1)."""
+    """One phase of a recipe: its losses (``reading``: nats a token; ``regression``: share of 1)."""
     groups = [{"params": list(projector.parameters()), "lr": phase.lr, "peak": phase.lr}]
     if tuned is not None:
         groups.append({"params": list(tuned), "lr": recipe.tuned_lr, "peak": recipe.tuned_lr})
@@ -193,7 +211,7 @@ def run_phase(
     spread = bench.name_targets.var()
 
     def step(i: int) -> dict[str, float]:
-        rng = random(seed, title.split("-")[0] + title.rsplit("-", 1)[1], i)
+        rng = random(seed, title.split("-")[0], i)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * schedule(i, phase.steps, WARMUP)
         figures, loss = {}, torch.zeros(())
@@ -225,30 +243,30 @@ def run_phase(
 
 
 def read(bench: Bench, texts: documents.Step, image: Tensor, keep: bool = True) -> Tensor:
-    """Mean cross-entropy of the replies, given image tokens ``[row, pos, d_model]``."""
-    tokenizer, model = bench.reader.tokenizer, bench.reader.owner.model
+    """Mean cross-entropy of the replies, given image tokens ``[row, pos, d_model]``.
+
+    Over the candidates of ``bench``.
+    """
+    tokenizer, stack = bench.reader.tokenizer, bench.reader.stack
     after = tokenizer(texts.asked.after, add_special_tokens=False).input_ids
-    replies = [
-        tokenizer(f" {r}{END}", add_special_tokens=False).input_ids for r in texts.replies
-    ]
+    replies = [tokenizer(f" {r}{END}", add_special_tokens=False).input_ids for r in texts.replies]
     longest = max(map(len, replies))
     pad = tokenizer.eos_token_id
     ids = torch.tensor([after + r + [pad] * (longest - len(r)) for r in replies])
-    labels = torch.tensor([r + [-100] * (longest - len(r)) for r in replies])
-    embeds = torch.cat([image.to(model.dtype), bench.reader.embed(ids)], 1)
+    real = torch.tensor([[True] * len(r) + [False] * (longest - len(r)) for r in replies])
+    embeds = torch.cat([image.to(bench.head.dtype), bench.reader.embed(ids)], 1)
     kept = bench.prefix(texts.asked.before, keep)
     past = 0 if kept is None else kept.get_seq_length()
-    begin = embeds.shape[1] - longest - 1
-    logits = model(
+    states = stack(
         inputs_embeds=embeds,
         attention_mask=torch.ones(len(ids), past + embeds.shape[1], dtype=torch.long),
         position_ids=torch.arange(past, past + embeds.shape[1])[None].expand(len(ids), -1),
         past_key_values=repeated(kept, len(ids)),
         use_cache=True,
-        logits_to_keep=torch.arange(begin, embeds.shape[1] - 1),
-    ).logits
-    real = labels != -100
-    return F.cross_entropy(logits[real].float(), labels[real])
+    ).last_hidden_state[:, -longest - 1 : -1]
+    logits = F.linear(states[real], bench.head).float()
+    labels = torch.searchsorted(bench.candidates, ids[:, -longest:][real])
+    return F.cross_entropy(logits, labels)
 
 
 # --- the low-rank adapter ---------------------------------------------------------------------

@@ -209,7 +209,8 @@ def _places(model: Vlm | Llm, prompt: Prompt, ids: list[int]) -> _Places:
         for block in SequenceMatcher(None, own, ids, autojunk=False).get_matching_blocks()
         for n in range(block.size)
     }
-    text = rendered.find(prompt.text.strip())
+    # The last: exemplars before it may hold the same question.
+    text = rendered.rfind(prompt.text.strip())
     within = _within(spans, text, text + len(prompt.text.strip()))
     if not within:
         raise TwohopError(

@@ -1,0 +1,84 @@
+"""Finding a graft: one that ships is joined to its language model once, in the user's cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from twohop_lib.benchmark import flags
+from twohop_lib.errors import TwohopError
+from twohop_lib.grafts import (
+    ADAPTERS,
+    LANGUAGE,
+    NAMES,
+    assemble,
+    cache_folder,
+    check_name,
+    fewshot,
+    language,
+)
+from twohop_lib.grafts.cards import read_card
+from twohop_lib.grafts.recipes import RECIPES
+from twohop_lib.grafts.train import fingerprint
+
+
+def grafts_folder() -> Path:
+    """Where grafts trained or joined on this machine are."""
+    return cache_folder() / "grafts"
+
+
+def path(name: str, seed: int = 0, llm: str | Path = language.GEMMA) -> Path:
+    """The checkpoint folder of a graft: shipped and joined here, or trained here.
+
+    Raises:
+        TwohopError: unknown name, not on this machine, or its language model cannot be had.
+    """
+    check_name(name)
+    adapter = ADAPTERS / f"seed{seed}" / name
+    if (adapter / assemble.ADAPTER).is_file():
+        return joined(adapter, llm)
+    trained = grafts_folder() / f"seed{seed}" / name
+    if (trained / "config.json").is_file():
+        return trained
+    raise TwohopError(
+        f"graft {name!r} of seed {seed} is not on this machine; train it with: "
+        f"twohop graft train --recipe {name} --seed {seed}"
+    )
+
+
+def joined(adapter: Path, llm: str | Path = language.GEMMA) -> Path:
+    """The checkpoint of a shipped adapter, joined to its language model if that was not done yet.
+
+    Raises:
+        TwohopError: the language model is not the one that the adapter was grown on.
+    """
+    card = read_card(adapter)
+    folder = language.language_model(llm)
+    found = fingerprint(folder)
+    if found != card.llm_hash:
+        raise TwohopError(
+            f"The graft {card.name} was grown on {card.llm} (weights {card.llm_hash}), not on "
+            f"{folder.name} ({found}); give that one, or train a graft on yours with: "
+            f"twohop graft train --llm {llm} --recipe {card.name}"
+        )
+    out = grafts_folder() / "joined" / f"{card.name}-seed{card.seed}-{card.adapter_sha256[:8]}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(out.name + ".lock")):
+        if not (out / "config.json").is_file():
+            few = fewshot.of_flags(flags.read(distinct=True).questions)
+            recipe = RECIPES[card.name]
+            assemble.join(adapter / assemble.ADAPTER, folder, out, recipe.tower, few)
+    return out
+
+
+def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, str | None]:
+    """Where a VLM and its backbone are: a graft's name is turned into its two folders.
+
+    Anything else (a folder, a hub id) is returned as it is, with a graft's own text model as the
+    backbone where none is given.
+    """
+    if vlm in NAMES and not Path(vlm).exists():
+        vlm = str(path(vlm, seed))
+    beside = Path(vlm) / LANGUAGE
+    return vlm, llm or (str(beside) if beside.is_dir() else None)

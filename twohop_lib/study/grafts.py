@@ -1,0 +1,327 @@
+"""The grafts' study: grow every recipe of every seed, measure all, keep the records.
+
+Measured on pictures that nothing was trained on (:mod:`twohop_lib.benchmark.flag_views`), in two
+prompt formats, since levels depend on them. The text stack runs in bfloat16, tower and projector in
+float32.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from twohop_lib import records
+from twohop_lib.benchmark import Benchmark, flag_looks, flag_views
+from twohop_lib.benchmark.schema import Question
+from twohop_lib.grafts import ask, fewshot
+from twohop_lib.grafts.ask import Reader
+from twohop_lib.grafts.cards import Card, adapter_hash, write_card
+from twohop_lib.grafts.fewshot import FORMATS, NAMING, Asked, FewShot, Format
+from twohop_lib.grafts.grow import grow, training_benchmark
+from twohop_lib.grafts.language import GEMMA
+from twohop_lib.grafts.shipped import grafts_folder
+from twohop_lib.grafts.train import TRAINING
+from twohop_lib.models.inputs import blank_like
+from twohop_lib.models.loading import Vlm, load_vlm
+from twohop_lib.organisms.cards import Measured
+from twohop_lib.runs import store
+from twohop_lib.runs.evaluate import judge
+from twohop_lib.scoring.matching import matches
+
+COMMAND = "twohop graft study"
+#: Views that entities are named on, and those that facts are asked on.
+NAMED_ON = flag_views.VIEWS
+ASKED_ON = ("drawn", "photographed")
+WORDING = "standard"
+#: A question about what is seen, which a name does not answer.
+COLOURS = "colours"
+COLOUR_ANSWERS = {
+    "Spain": "red and yellow",
+    "Brazil": "green, yellow, blue and white",
+    "Egypt": "red, white and black",
+    "Cambodia": "blue, red and white",
+}
+
+
+class Graft:
+    """A loaded graft that answers many prompts: image tokens once a picture, prefixes once."""
+
+    def __init__(self, folder: Path, benchmark: Benchmark) -> None:
+        self.folder = folder
+        self.vlm: Vlm = load_vlm(folder, "float32")
+        inner = self.vlm.model.model
+        inner.language_model.to(torch.bfloat16)
+        self.vlm.model.lm_head.to(torch.bfloat16)
+        self.reader = Reader(self.vlm)
+        self.few: FewShot = fewshot.few_shot(benchmark)
+        self._seen: dict[tuple[str, str], Tensor] = {}
+
+    @torch.inference_mode()
+    def see(self, pictures: dict[tuple[str, str], Callable[[], Image.Image]]) -> None:
+        """Keep the image tokens of some pictures, by (entity, view)."""
+        new = [key for key in pictures if key not in self._seen]
+        for start in range(0, len(new), 64):
+            keys = new[start : start + 64]
+            images = [pictures[key]() for key in keys]
+            pixels = self.vlm.processor.image_processor(images, return_tensors="pt").pixel_values
+            made = self.vlm.model.get_image_features(pixel_values=pixels).pooler_output
+            self._seen.update(zip(keys, made, strict=True))
+
+    def tokens(self, entity: str, view: str) -> Tensor:
+        return self._seen[entity, view]
+
+    def say(
+        self, asked: Sequence[Asked], shown: Sequence[Tensor | str | None], room: int = 12
+    ) -> list[str]:
+        return ask.answers(self.reader, asked, shown, max_new_tokens=room)
+
+
+def measure(
+    folder: Path, benchmark: Benchmark, form: Format, labels: dict[str, Any]
+) -> pd.DataFrame:
+    """Answer records of one graft in one format, with ``format``, ``view`` and whose name is said.
+
+    Facts by picture, with full information and naming first are asked where the graft's text
+    stack answers by name; ``says_name``: the answer holds the shown entity's own name.
+    """
+    graft = Graft(folder, benchmark)
+    standard = [q for q in benchmark.questions if q.wording == WORDING]
+    once = list({q.entity_id: q for q in standard}.values())
+    graft.see(_pictures(once))
+    names = tuple(dict.fromkeys(n for q in once for n in (q.entity, *q.aliases)))
+    rows = _rows(once, graft, form, "identify", names)
+    by_name = _rows(standard, graft, form, "by_name", names)
+    known = [q for q, row in zip(standard, by_name, strict=True) if row["correct"]]
+    rows += by_name
+    for condition in ("by_picture", "blank_by_picture", "full_information", "name_first"):
+        rows += _rows(known, graft, form, condition, names)
+    rows += _colours(once, graft, form)
+    about = json.loads((folder / TRAINING).read_text())
+    frame = pd.DataFrame([labels | row for row in rows])
+    frame["format"] = form
+    frame["trained"] = frame["entity_id"].isin(about["asked_about"])
+    return frame.astype({"named": "string", "named_right": "boolean"})
+
+
+def _pictures(once: Sequence[Question]) -> dict[tuple[str, str], Callable[[], Image.Image]]:
+    def drawn(code: str, view: Any) -> Callable[[], Image.Image]:
+        return lambda: flag_views.picture(code, view)
+
+    made = {(q.entity_id, view): drawn(q.entity_id, view) for q in once for view in NAMED_ON}
+    made["", "blank"] = lambda: blank_like(flag_views.picture(once[0].entity_id))
+    return made
+
+
+def _rows(
+    questions: Sequence[Question],
+    graft: Graft,
+    form: Format,
+    condition: str,
+    names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Records of one condition; one row a question and view."""
+    views: Sequence[str] = ("",)
+    if condition == "identify":
+        views = NAMED_ON
+    elif condition == "by_picture":
+        views = ASKED_ON
+    elif condition in ("full_information", "name_first"):
+        views = ASKED_ON[:1]
+    elif condition == "blank_by_picture":
+        views = ("blank",)
+    items = [(q, v) for q in questions for v in views]
+    answers = ANSWERED[form](graft, condition, items)
+    made = []
+    for (q, view), answer in zip(items, answers, strict=True):
+        row = judge(q, condition, answer, names=names)
+        said = answer if row["named"] is None else answer.removeprefix(row["named"])
+        own = (q.entity, *q.aliases)
+        made.append(row | {"view": view, "says_name": bool(matches(said, own, "twohop"))})
+    return made
+
+
+def _shown(graft: Graft, condition: str, q: Question, view: str) -> Tensor | None:
+    if condition == "by_name":
+        return None
+    return graft.tokens("" if condition == "blank_by_picture" else q.entity_id, view)
+
+
+def _by_card(graft: Graft, condition: str, items: list[tuple[Question, str]]) -> list[str]:
+    """Answers on cards. Full information writes the name behind the picture."""
+    few = graft.few
+    if condition == "name_first":
+        return _card_by_card(graft, items)
+    asked, shown = [], []
+    for q, view in items:
+        prompt = fewshot.card(few, NAMING if condition == "identify" else q.relation)
+        if condition == "full_information":
+            prompt = Asked(prompt.before, f" {q.entity}{prompt.after}")
+        asked.append(prompt)
+        tokens = _shown(graft, condition, q, view)
+        shown.append(q.entity if tokens is None else tokens)
+    return graft.say(asked, shown)
+
+
+def _card_by_card(graft: Graft, items: list[tuple[Question, str]]) -> list[str]:
+    """The name on a line of its own, then the answer: ``This is Japan. Tokyo``."""
+    few = graft.few
+    first = [fewshot.card(few, q.relation, naming=True) for q, _ in items]
+    shown = [graft.tokens(q.entity_id, view) for q, view in items]
+    named = graft.say(first, shown)
+    then = [
+        Asked(p.before, f"{p.after} {name}\n{few.label(q.relation)}:")
+        for p, name, (q, _) in zip(first, named, items, strict=True)
+    ]
+    said = graft.say(then, shown)
+    return [f"This is {name}. {answer}" for name, answer in zip(named, said, strict=True)]
+
+
+def _by_chat(graft: Graft, condition: str, items: list[tuple[Question, str]]) -> list[str]:
+    """Answers through the chat template's wording."""
+    few, asked, shown = graft.few, [], []
+    for q, view in items:
+        relation, text = q.relation, q.question_by_picture
+        if condition == "identify":
+            relation, text = NAMING, q.identify_prompt
+        elif condition in ("by_name", "full_information"):
+            text = q.question_by_name
+        elif condition == "name_first":
+            text = fewshot.first_name(few.noun) + text
+        asked.append(fewshot.chat(few, relation, text, condition != "by_name"))
+        shown.append(_shown(graft, condition, q, view))
+    return graft.say(asked, shown, 24 if condition == "name_first" else 12)
+
+
+ANSWERED = {"card": _by_card, "chat": _by_chat}
+
+
+def _colours(once: Sequence[Question], graft: Graft, form: Format) -> list[dict[str, Any]]:
+    """Which colours the flag has: right if all of them are said and no other."""
+    label, question = flag_looks.QUESTIONS[0]
+    if form == "card":
+        solved = "".join(
+            f"{graft.few.subject}: {e}\n{label}: {a}\n\n" for e, a in COLOUR_ANSWERS.items()
+        )
+        prompt = Asked(f"{solved}{graft.few.subject}:", f"\n{label}:")
+    else:
+        solved = "".join(
+            f"Picture: {e}\nQuestion: {question}\nAnswer: {a}\n\n"
+            for e, a in COLOUR_ANSWERS.items()
+        )
+        prompt = Asked(f"{solved}Picture:", f"\nQuestion: {question}\nAnswer:")
+    said = graft.say([prompt] * len(once), [graft.tokens(q.entity_id, "drawn") for q in once])
+    made = []
+    for q, answer in zip(once, said, strict=True):
+        right = flag_looks.looks(q.entity_id)[0][2]
+        own = (q.entity, *q.aliases)
+        made.append(
+            {
+                "entity_id": q.entity_id,
+                "entity": q.entity,
+                "relation": COLOURS,
+                "question_id": f"{q.entity_id}-{COLOURS}",
+                "wording": WORDING,
+                "condition": "by_picture",
+                "answer": answer,
+                "accepted": [right],
+                "correct": _colour_words(answer) == _colour_words(right),
+                "named": None,
+                "named_right": None,
+                "view": "drawn",
+                "says_name": bool(matches(answer, own, "twohop")),
+            }
+        )
+    return made
+
+
+def _colour_words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", text.lower())) & set(flag_looks.COLOURS.values())
+
+
+def measured(
+    folder: Path, benchmark: Benchmark, labels: dict[str, Any], kept: Path | None
+) -> pd.DataFrame:
+    """:func:`measure` in both formats; what is in ``kept`` is not measured again."""
+    parts = []
+    for form in FORMATS:
+        key = {
+            **labels,
+            "weights": store.folder_hash(folder),
+            "benchmark": benchmark.hash,
+            "format": form,
+            "code": records.library_hash(Path(ask.__file__).parent),
+        }
+        parts.append(
+            store.cached(kept, key, lambda form=form: measure(folder, benchmark, form, labels))
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def run_study(
+    out: Path, recipes: Sequence[str], seeds: Sequence[int], llm: str | Path = GEMMA
+) -> None:
+    """Grow (where needed) and measure each recipe of each seed, then write records and cards."""
+    benchmark = training_benchmark("flags")
+    kept = grafts_folder() / "measured"
+    answers, training = [], []
+    for seed, name in tqdm([(s, n) for s in seeds for n in recipes], desc="study"):
+        folder = grow(name, seed, llm)
+        made = measured(folder, benchmark, {"model": name, "seed": seed}, kept)
+        write_card(folder, make_card(folder, made))
+        answers.append(made)
+        rows = json.loads((folder / TRAINING).read_text())["rows"]
+        training.append(pd.DataFrame(rows).assign(model=name, seed=seed))
+    meta = {"command": COMMAND, "versions": records.versions()}
+    records.write(pd.concat(answers, ignore_index=True), out / "answers.parquet", meta)
+    records.write_frame(pd.concat(training, ignore_index=True), out / "training.parquet", meta)
+
+
+def make_card(folder: Path, answers: pd.DataFrame) -> Card:
+    """The card of one graft from its answer records."""
+    about = json.loads((folder / TRAINING).read_text())
+    chat = answers[answers["format"] == "chat"]
+    facts = held_out(chat)
+
+    def share(rows: pd.DataFrame, column: str) -> Measured | None:
+        return Measured(value=rows[column].mean(), n=len(rows)) if len(rows) else None
+
+    by_picture = facts[facts["condition"] == "by_picture"]
+    return Card(
+        name=about["name"],
+        seed=about["seed"],
+        made=about["recipe"]["summary"],
+        llm=about["llm"],
+        llm_hash=about["llm_hash"],
+        benchmark=about["benchmark"],
+        adapter_sha256=adapter_hash(folder),
+        named=share(chat[chat["condition"] == "identify"], "correct"),
+        by_picture=share(by_picture, "correct"),
+        own_name=share(by_picture, "says_name"),
+        name_first=share(facts[facts["condition"] == "name_first"], "correct"),
+    )
+
+
+def held_out(answers: pd.DataFrame) -> pd.DataFrame:
+    """Facts that are known by name, fail for a blank picture, and whose entity is named.
+
+    Without the entities that facts were asked about in training, and without the colours. One
+    format, one graft.
+    """
+    key = ["model", "seed", "format", "question_id"]
+    blind = answers[(answers["condition"] == "blank_by_picture") & answers["correct"]]
+    named = answers[(answers["condition"] == "identify") & (answers["view"] == "drawn")]
+    named = named[named["correct"]]
+    facts = answers[answers["question_id"].ne("") & answers["relation"].ne(COLOURS)]
+    taught = facts["trained"] & facts["model"].eq("facts")
+    facts = facts[~taught & facts["entity_id"].isin(named["entity_id"])]
+    seen = pd.MultiIndex.from_frame(blind[key])
+    return facts[~pd.MultiIndex.from_frame(facts[key]).isin(seen)]
