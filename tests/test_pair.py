@@ -44,14 +44,14 @@ def pair(folders):
 
 @pytest.fixture
 def known(monkeypatch, folders):
-    """Put a row for the tiny VLM into the registry; returns the function that does it."""
+    """Put a entry for the tiny VLM into the registry; returns the function that does it."""
 
-    def add(**values) -> registry.Row:
-        row = registry.find("llava-hf/llava-1.5-7b-hf").model_copy(
+    def add(**values) -> registry.Entry:
+        entry = registry.find("llava-hf/llava-1.5-7b-hf").model_copy(
             update={"vlm": str(folders[0]), "llm": str(folders[1]), **values}
         )
-        monkeypatch.setattr(registry, "ROWS", (row,))
-        return row
+        monkeypatch.setattr(registry, "ENTRIES", (entry,))
+        return entry
 
     return add
 
@@ -70,16 +70,16 @@ def changed(folder: Path, to: Path, **values) -> Path:
 def test_folders_of_both_are_loaded(pair, folders):
     assert pair.name == "seer + reader"
     assert (pair.vlm.source, pair.llm.source) == (str(folders[0]), str(folders[1]))
-    assert pair.row is None and pair.notes == ()
+    assert pair.entry is None and pair.notes == ()
     assert pair.vlm.model.dtype == pair.llm.model.dtype == torch.float32
     fits = pair.compatibility
     assert (fits.width, fits.blocks, fits.only_vlm, fits.only_llm) == (32, 2, (), ())
 
 
 def test_the_registry_names_the_backbone(folders, known):
-    row = known()
+    entry = known()
     pair = load_pair(folders[0])
-    assert pair.row == row and pair.llm.source == str(folders[1]) and pair.compatibility
+    assert pair.entry == entry and pair.llm.source == str(folders[1]) and pair.compatibility
     assert "was made from" in pair.notes[0] and "document" in pair.notes[0]
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from twohop_lib.commands import app
 from twohop_lib.errors import TwohopError
-from twohop_lib.models.registry import CLASSES, OVERHEAD, ROWS, find, parse_memory
+from twohop_lib.models.registry import CLASSES, ENTRIES, OVERHEAD, find, parse_memory
 
 REFERENCES = Path(__file__).parents[1] / "book" / "references.bib"
 
@@ -21,23 +21,25 @@ def run(*arguments: str, columns: int = 80):
 
 
 def test_the_table_is_sound():
-    assert len(ROWS) >= 28 and len({row.vlm.casefold() for row in ROWS}) == len(ROWS)
-    assert list(ROWS) == sorted(ROWS, key=lambda row: (row.parameters_b, row.vlm))
-    assert ROWS[0].parameters_b < 0.3 and ROWS[-1].parameters_b >= 124
-    assert {row.architecture_class for row in ROWS} == set(CLASSES)
-    for row in ROWS:
-        for model in filter(None, (row.vlm, row.llm)):
+    assert len(ENTRIES) >= 28 and len({entry.vlm.casefold() for entry in ENTRIES}) == len(ENTRIES)
+    assert list(ENTRIES) == sorted(ENTRIES, key=lambda entry: (entry.parameters_b, entry.vlm))
+    assert ENTRIES[0].parameters_b < 0.3 and ENTRIES[-1].parameters_b >= 124
+    assert {entry.architecture_class for entry in ENTRIES} == set(CLASSES)
+    for entry in ENTRIES:
+        for model in filter(None, (entry.vlm, entry.llm)):
             assert re.fullmatch(r"[\w-]+/[\w.-]+", model), model
         # A native model has no backbone but itself; of all others, everything is told.
-        native = row.architecture_class == "native"
-        told = (row.llm, row.llm_parameters_b, row.backbone_certainty)
-        assert all((value is None) == native for value in told), row.vlm
-        assert native or row.llm_parameters_b < row.parameters_b
+        native = entry.architecture_class == "native"
+        told = (entry.llm, entry.llm_parameters_b, entry.backbone_certainty)
+        assert all((value is None) == native for value in told), entry.vlm
+        assert native or entry.llm_parameters_b < entry.parameters_b
 
 
 def test_a_size_in_a_name_is_near_the_parameters():
-    for row in ROWS:
-        sizes = [(row.vlm, row.parameters_b)] + [(row.llm, row.llm_parameters_b)] * bool(row.llm)
+    for entry in ENTRIES:
+        sizes = [(entry.vlm, entry.parameters_b)] + [(entry.llm, entry.llm_parameters_b)] * bool(
+            entry.llm
+        )
         for name, parameters in sizes:
             said = re.search(r"[-_](\d+(?:\.\d+)?)([bBM])(?:[-_]|$)", name)
             if said and "Scout" not in name:  # there the name says what is active at a time
@@ -48,12 +50,12 @@ def test_a_size_in_a_name_is_near_the_parameters():
 
 
 def test_reported_figures_say_so_and_cite_what_the_book_lists():
-    reported = [row for row in ROWS if row.reported_figure or row.reported_citation]
+    reported = [entry for entry in ENTRIES if entry.reported_figure or entry.reported_citation]
     assert len(reported) == 3
-    for row in reported:
-        assert row.reported_figure.startswith("reported on PopVQA: gap 0.")
-        assert f"{{{row.reported_citation}," in REFERENCES.read_text()
-        gap, text, image = map(float, re.findall(r"0\.\d+", row.reported_figure))
+    for entry in reported:
+        assert entry.reported_figure.startswith("reported on PopVQA: gap 0.")
+        assert f"{{{entry.reported_citation}," in REFERENCES.read_text()
+        gap, text, image = map(float, re.findall(r"0\.\d+", entry.reported_figure))
         assert gap == pytest.approx(text - image, abs=0.0015)
 
 
@@ -102,16 +104,16 @@ def test_the_table_keeps_every_id_whole_in_80_columns(arguments):
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    for row in ROWS:
-        at = next(i for i, line in enumerate(lines) if line.split()[:1] == [row.vlm])
-        assert (row.llm or "itself, without a picture") in lines[at + 1]
-        assert ("*" in lines[at].split()) == row.gated
+    for entry in ENTRIES:
+        at = next(i for i, line in enumerate(lines) if line.split()[:1] == [entry.vlm])
+        assert (entry.llm or "itself, without a picture") in lines[at + 1]
+        assert ("*" in lines[at].split()) == entry.gated
         assert lines[at + 1].rstrip().endswith("~") == (
-            row.backbone_certainty == "same size and family"
+            entry.backbone_certainty == "same size and family"
         )
     text = " ".join(shown.stdout.split())
-    for row in ROWS:
-        assert (row.reported_figure or "") in text
+    for entry in ENTRIES:
+        assert (entry.reported_figure or "") in text
     assert "20% more" in text and "not documented" in text and "accept its terms" in text
 
 
@@ -131,11 +133,11 @@ def test_marks_are_explained_only_where_they_occur():
 
 def test_json_is_the_same_rows():
     everything = json.loads(run("--json").stdout)
-    assert [row["vlm"] for row in everything] == [row.vlm for row in ROWS]
-    assert all({"memory_bf16_gb", "memory_4bit_gb"} <= row.keys() for row in everything)
+    assert [entry["vlm"] for entry in everything] == [entry.vlm for entry in ENTRIES]
+    assert all({"memory_bf16_gb", "memory_4bit_gb"} <= entry.keys() for entry in everything)
     small = json.loads(run("--json", "--fits", "16GB", "--class", "adapter").stdout)
-    assert {row["architecture_class"] for row in small} == {"adapter"}
-    by_id = {row["vlm"]: row for row in small}
+    assert {entry["architecture_class"] for entry in small} == {"adapter"}
+    by_id = {entry["vlm"]: entry for entry in small}
     llava = by_id["llava-hf/llava-1.5-7b-hf"]
     assert (llava["fits"], llava["pair_fits"]) == ("8-bit", "4-bit")
     assert by_id["llava-hf/llava-1.5-13b-hf"]["pair_fits"] is None

@@ -26,7 +26,7 @@ from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import ControlFailed, NothingLeft
 from twohop_lib.models.pair import ModelPair, load_pair
-from twohop_lib.models.registry import ROWS
+from twohop_lib.models.registry import ENTRIES
 from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.evaluate import evaluate
@@ -368,12 +368,12 @@ def _could_run() -> str:
         return "There is no GPU here, and they need none."
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9
     # The largest pair that both fit unquantised.
-    fitting = [row for row in ROWS if row.llm and row.fits(memory, pair=True) == "bf16"]
+    fitting = [entry for entry in ENTRIES if entry.llm and entry.fits(memory, pair=True) == "bf16"]
     if not fitting:
         return f"The GPU here has {memory:.0f} GB, too little for any pair that is known."
-    row = max(fitting, key=lambda row: row.parameters_b)
+    entry = max(fitting, key=lambda entry: entry.parameters_b)
     return (
-        f"The GPU here has {memory:.0f} GB and takes, for instance, {row.vlm}: set vlm to it. "
+        f"The GPU here has {memory:.0f} GB and takes, for instance, {entry.vlm}: set vlm to it. "
         "It is asked about flags then, unless benchmark says otherwise."
     )
 

@@ -10,7 +10,7 @@ import typer
 from twohop_lib.errors import TwohopError, suggest
 
 if TYPE_CHECKING:
-    from twohop_lib.models.registry import Row
+    from twohop_lib.models.registry import Entry
 
 
 def models(
@@ -23,31 +23,31 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List known models with their text backbones, sizes and the memory they take."""
-    from twohop_lib.models.registry import CLASSES, ROWS, parse_memory
+    from twohop_lib.models.registry import CLASSES, ENTRIES, parse_memory
 
     memory = None if fits is None else parse_memory(fits)
     if class_ is not None and class_ not in CLASSES:
         raise TwohopError(f"No architecture class is called {class_!r}; {suggest(class_, CLASSES)}")
-    rows = [
-        row
-        for row in ROWS
-        if (class_ is None or row.architecture_class == class_)
-        and (memory is None or row.fits(memory) is not None)
+    entries = [
+        entry
+        for entry in ENTRIES
+        if (class_ is None or entry.architecture_class == class_)
+        and (memory is None or entry.fits(memory) is not None)
     ]
     if as_json:
-        listed = [row.model_dump() for row in rows]
-        for row, told in zip(rows, listed, strict=True):
+        listed = [entry.model_dump() for entry in entries]
+        for entry, told in zip(entries, listed, strict=True):
             if memory is not None:
-                told |= {"fits": row.fits(memory), "pair_fits": row.fits(memory, pair=True)}
+                told |= {"fits": entry.fits(memory), "pair_fits": entry.fits(memory, pair=True)}
         typer.echo(json.dumps(listed, indent=2))
-    elif not rows:
+    elif not entries:
         typer.echo("No known model of that class runs in that memory, not even in 4-bit.")
     else:
-        _print(rows, memory)
+        _print(entries, memory)
 
 
-def _print(rows: list[Row], memory: float | None) -> None:
-    """Print rows by class as a table whose ids stay whole in 80 columns, then its marks."""
+def _print(entries: list[Entry], memory: float | None) -> None:
+    """Print entries by class as a table whose ids stay whole in 80 columns, then its marks."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -60,12 +60,12 @@ def _print(rows: list[Row], memory: float | None) -> None:
     for title in ("size", *numbers):
         table.add_column(title, justify="right", no_wrap=True)
     for class_ in CLASSES:
-        of_class = [row for row in rows if row.architecture_class == class_]
+        of_class = [entry for entry in entries if entry.architecture_class == class_]
         if of_class:
             table.add_section()
             table.add_row(f"[bold]{class_}[/bold]")
-        for row in of_class:
-            table.add_row(*_cells(row, memory))
+        for entry in of_class:
+            table.add_row(*_cells(entry, memory))
     console = Console(highlight=False)
     console.print(table)
     notes = [RULE]
@@ -73,29 +73,30 @@ def _print(rows: list[Row], memory: float | None) -> None:
         notes.append(
             "The highest precision that fits, for the model alone and for the pair loaded together."
         )
-    if any(row.gated for row in rows):
+    if any(entry.gated for entry in entries):
         notes.append("* Gated (it or its backbone): accept its terms on the hub first.")
-    if any(row.backbone_certainty == "same size and family" for row in rows):
+    if any(entry.backbone_certainty == "same size and family" for entry in entries):
         notes.append(
             "~ Which checkpoint it was made from is not documented; this one has the same size "
             "and family."
         )
     notes += [
-        f"{row.vlm}: {row.reported_figure} ({row.reported_citation} in the book's references)."
-        for row in rows
-        if row.reported_figure
+        f"{entry.vlm}: {entry.reported_figure} "
+        f"({entry.reported_citation} in the book's references)."
+        for entry in entries
+        if entry.reported_figure
     ]
     for note in notes:
         console.print(note)
 
 
-def _cells(row: Row, memory: float | None) -> tuple[str, str, str, str]:
-    mark = " ~" if row.backbone_certainty == "same size and family" else ""
-    backbone = f"{row.llm}{mark}" if row.llm else "itself, without a picture"
-    name = f"{row.vlm} *" if row.gated else row.vlm
-    size = f"{row.parameters_b:.{2 if row.parameters_b < 1 else 1}f} B"
+def _cells(entry: Entry, memory: float | None) -> tuple[str, str, str, str]:
+    mark = " ~" if entry.backbone_certainty == "same size and family" else ""
+    backbone = f"{entry.llm}{mark}" if entry.llm else "itself, without a picture"
+    name = f"{entry.vlm} *" if entry.gated else entry.vlm
+    size = f"{entry.parameters_b:.{2 if entry.parameters_b < 1 else 1}f} B"
     if memory is None:
-        told = f"{row.memory_bf16_gb:.1f}", f"{row.memory_4bit_gb:.1f}"
+        told = f"{entry.memory_bf16_gb:.1f}", f"{entry.memory_4bit_gb:.1f}"
     else:
-        told = row.fits(memory) or "–", row.fits(memory, pair=True) or "–"
+        told = entry.fits(memory) or "–", entry.fits(memory, pair=True) or "–"
     return f"{name}\n  [dim]{backbone}[/dim]", size, *told

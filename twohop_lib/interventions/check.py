@@ -123,7 +123,7 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
     return Report(
         family=str(vlm.model.config.model_type),
         architecture_class=architecture_class(
-            pair.row, str(vlm.model.config.model_type), bool(blocks.cross)
+            pair.entry, str(vlm.model.config.model_type), bool(blocks.cross)
         ),
         n_blocks=blocks.n_blocks,
         image_tokens=len(probe.roles.image) if site.kind == "stream" else 0,

@@ -21,7 +21,7 @@ from transformers import (
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.loading import Llm, Vlm, load_config, load_llm, load_vlm
-from twohop_lib.models.registry import Row, find
+from twohop_lib.models.registry import Entry, find
 
 Quantise = Literal["4bit", "8bit"]
 
@@ -84,13 +84,13 @@ class Drift:
 class ModelPair:
     """A VLM and its backbone. ``llm`` is None if the VLM's own text mode is the backbone.
 
-    ``row`` is the registry's entry, if there is one. ``notes`` are sentences on how the pair came
+    ``entry`` is the registry's entry, if there is one. ``notes`` are sentences on how the pair came
     about, to be shown beside any result.
     """
 
     vlm: Vlm
     llm: Llm | None
-    row: Row | None = None
+    entry: Entry | None = None
     compatibility: Compatibility | None = None
     notes: tuple[str, ...] = ()
 
@@ -128,8 +128,8 @@ def load_pair(
     Raises TwohopError if a model cannot be loaded, is of the other kind, or the two do not fit
     together; their kinds and sizes are checked before any weights are loaded.
     """
-    row = find(str(vlm))
-    llm, notes = _choose_backbone(vlm, llm, row)
+    entry = find(str(vlm))
+    llm, notes = _choose_backbone(vlm, llm, entry)
     vlm_config = load_config(vlm, vlm_revision)
     _require_vlm(vlm, vlm_config)
     if llm is not None:
@@ -140,32 +140,32 @@ def load_pair(
     options = _quantisation(quantise, dtype)
     loaded_vlm = load_vlm(vlm, dtype, device, vlm_revision, **options)
     if llm is None:
-        return ModelPair(loaded_vlm, None, row, None, notes)
+        return ModelPair(loaded_vlm, None, entry, None, notes)
     loaded_llm = load_llm(llm, dtype, device, llm_revision, **options)
-    return ModelPair(loaded_vlm, loaded_llm, row, compatibility(loaded_vlm, loaded_llm), notes)
+    return ModelPair(loaded_vlm, loaded_llm, entry, compatibility(loaded_vlm, loaded_llm), notes)
 
 
 def _choose_backbone(
-    vlm: str | Path, llm: str | Path | None, row: Row | None
+    vlm: str | Path, llm: str | Path | None, entry: Entry | None
 ) -> tuple[str | Path | None, tuple[str, ...]]:
     if llm is not None:
-        if row and row.llm and str(llm).casefold() != row.llm.casefold():
-            return llm, (f"{vlm} is held against {llm}; it was made from {row.llm}.",)
+        if entry and entry.llm and str(llm).casefold() != entry.llm.casefold():
+            return llm, (f"{vlm} is held against {llm}; it was made from {entry.llm}.",)
         return llm, ()
-    if row is None:
+    if entry is None:
         return None, (
             f"{vlm} is not among the known models and no backbone was given, so it is held "
             "against itself without a picture.",
         )
-    if row.llm is None:
+    if entry.llm is None:
         return None, (
             f"{vlm} is natively multimodal, so it is held against itself without a picture.",
         )
-    if row.backbone_certainty == "documented":
-        return row.llm, (f"{vlm} was made from {row.llm}, as its authors document.",)
-    return row.llm, (
-        f"Which checkpoint {vlm} was made from is not documented; {row.llm} has the same size and "
-        "family.",
+    if entry.backbone_certainty == "documented":
+        return entry.llm, (f"{vlm} was made from {entry.llm}, as its authors document.",)
+    return entry.llm, (
+        f"Which checkpoint {vlm} was made from is not documented; {entry.llm} has the same size "
+        "and family.",
     )
 
 

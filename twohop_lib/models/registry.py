@@ -31,7 +31,7 @@ RULE = (
 )
 
 
-class Row(BaseModel):
+class Entry(BaseModel):
     """One known VLM. ``llm`` is None if its own text mode, without a picture, is its backbone.
 
     ``gated``: terms have to be accepted on the hub for it or for its backbone. ``image_tokens``:
@@ -82,19 +82,19 @@ class Row(BaseModel):
         return None
 
 
-def _read(file: Path) -> tuple[Row, ...]:
+def _read(file: Path) -> tuple[Entry, ...]:
     with file.open(newline="", encoding="utf-8") as lines:
-        return tuple(Row.model_validate(row) for row in csv.DictReader(lines))
+        return tuple(Entry.model_validate(entry) for entry in csv.DictReader(lines))
 
 
 #: Every known VLM, by size.
-ROWS: tuple[Row, ...] = _read(Path(__file__).with_name("registry.csv"))
+ENTRIES: tuple[Entry, ...] = _read(Path(__file__).with_name("registry.csv"))
 
 
-def find(vlm_id: str) -> Row | None:
-    """The row of a VLM by its hub id (in any case), or None if it is not known."""
+def find(vlm_id: str) -> Entry | None:
+    """The entry of a VLM by its hub id (in any case), or None if it is not known."""
     wanted = str(vlm_id).casefold()
-    return next((row for row in ROWS if row.vlm.casefold() == wanted), None)
+    return next((entry for entry in ENTRIES if entry.vlm.casefold() == wanted), None)
 
 
 def parse_memory(text: str) -> float:
@@ -115,10 +115,10 @@ def parse_memory(text: str) -> float:
 _NATIVE_TYPES = ("qwen", "gemma3", "gemma4", "internvl", "llama4", "chameleon", "emu3", "glm")
 
 
-def architecture_class(row: Row | None, model_type: str, cross_attention: bool) -> str:
+def architecture_class(entry: Entry | None, model_type: str, cross_attention: bool) -> str:
     """Return a model's class: the registry's, or by its layout and its type."""
-    if row is not None:
-        return row.architecture_class
+    if entry is not None:
+        return entry.architecture_class
     if cross_attention:
         return "cross-attention"
     return "native" if model_type.startswith(_NATIVE_TYPES) else "adapter"
