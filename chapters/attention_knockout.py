@@ -81,8 +81,8 @@ from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.edits import Knockout
 from twohop_lib.interventions.freeze import freeze
 from twohop_lib.interventions.knockout import edge_positions, knockout
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.readouts import captions, knockout_words, switch
 from twohop_lib.readouts.tables import counted_table, joined
 
@@ -121,7 +121,7 @@ study.able("identify", "by_name", "by_picture")
 one = study.example("middle")
 engine = study.engine(one)
 question = study.asked(one)[0]
-target = Recorder(engine, study.questions, "identify", True, 8)(question)
+target = Recorder(engine, study.questions, "identify", 8)(question)
 queries, keys = edge_positions(target, "question→image")
 
 

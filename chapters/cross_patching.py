@@ -82,16 +82,13 @@ from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots, heat, lines
-from twohop_lib.interventions.cross_patch import (
-    LEAST,
-    cross_patch,
-    part_patch,
-)
+from twohop_lib.interventions.cross_patch import LEAST, cross_patch
 from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.part_patch import part_patch
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.readouts import captions, switch, switch_words
-from twohop_lib.readouts.tables import counted_table, joined
+from twohop_lib.readouts.tables import counted_table, joined, share_words
 
 # %%
 study = open_study(
@@ -128,7 +125,7 @@ study.able("identify", "by_picture")
 one = study.example("middle")
 engine = study.engine(one)
 pair = study.pairs_of(one, "identify")[0]
-record = Recorder(engine, study.questions, "identify", True, 8)
+record = Recorder(engine, study.questions, "identify", 8)
 target, donor = record(pair.target), record(pair.donor)
 image = list(range(*target.span))
 print(f"target: {pair.target.entity}; donor: {pair.donor.entity}")
@@ -388,7 +385,11 @@ if len(parts):
     parts["names the donor"] = parts["says"].eq("donor")
 (
     counted_table(
-        parts, ["model", "part"], "layer", "names the donor", digits=0
+        parts,
+        ["model", "part"],
+        "layer",
+        "names the donor",
+        words=share_words(0),
     )
     if len(parts)
     else "The picture has no positions in this model's stream."

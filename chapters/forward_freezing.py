@@ -82,8 +82,8 @@ from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.edits import Freeze
 from twohop_lib.interventions.freeze import freeze, freeze_ends
 from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.sweep import Recorder
 from twohop_lib.readouts import captions, freeze_words, selection, switch
 from twohop_lib.readouts.tables import counted_table, joined
 
@@ -121,7 +121,7 @@ study.able("identify", "by_name", "by_picture")
 # %%
 one = study.example("middle")
 engine = study.engine(one)
-record = Recorder(engine, study.questions, "identify", True, 8, True)
+record = Recorder(engine, study.questions, "identify", 8, from_start=True)
 question = study.asked(one)[0]
 target = record(question)
 image, top = list(range(*target.span)), engine.n_blocks - 1

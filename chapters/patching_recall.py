@@ -100,14 +100,15 @@ from twohop_lib.interventions import hooks
 from twohop_lib.interventions.back_patch import back_patch
 from twohop_lib.interventions.mlp_patch import mlp_patch
 from twohop_lib.interventions.pairs import one_per_entity, pairs_for
-from twohop_lib.interventions.reference import traced_module
-from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import (
+from twohop_lib.interventions.recorder import (
     Recorder,
     named_recording,
     own_blocks,
     receiving,
 )
+from twohop_lib.interventions.reference import traced_module
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.blocks import early_blocks
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.runs.evaluate import evaluate
 
@@ -170,11 +171,11 @@ engine, llm_engine = (
     Engine(pairs[name].backbone, rows),
 )
 question = asked[name][0]
-target = Recorder(engine, questions, "fact", True, 8, from_start=True)(
+target = Recorder(engine, questions, "by_picture", 8, from_start=True)(
     question
 )
 named = named_recording(llm_engine, question)
-early = max(2, llm_engine.n_blocks // 4)
+early = early_blocks(llm_engine.n_blocks)
 mlp_out = hooks.activations(llm_engine, named, "mlp", range(early))
 at = receiving(engine, target)[-len(named.roles.entity) :]
 names = list(named.roles.entity)[-len(at) :]

@@ -82,12 +82,14 @@ from nnsight import NNsight
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures.lines import lines_by_layer
-from twohop_lib.interventions.pairs import one_per_entity, prompt_of
+from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.recorder import receiving
 from twohop_lib.interventions.reference import decoder_blocks
-from twohop_lib.interventions.sweep import receiving
+from twohop_lib.models.blocks import early_blocks
 from twohop_lib.readouts import lens, name_likeness, probes, stream_words
 from twohop_lib.readouts.states import name_states
 from twohop_lib.readouts.switch import curve
+from twohop_lib.runs.conditions import prompt_of
 
 # %%
 study = open_study(
@@ -128,7 +130,7 @@ print(f"{len(houses)} entities to map, half of them to fit on")
 name, first = study.example("middle"), houses[0]
 engine = study.engine(name)
 picture = study.everyone.image(first).convert("RGB")
-prompt = prompt_of(first, "identify", picture=True)
+prompt = prompt_of("identify", first)
 shown = engine.record(prompt, picture, from_start=True)
 at = receiving(engine, shown)[-1]
 
@@ -151,7 +153,7 @@ print(
 # ## The sweep
 
 # %%
-early = max(2, study.backbone().n_blocks // 4)
+early = early_blocks(study.backbone().n_blocks)
 names = name_states(study.backbone(), houses)[:, early]
 mapped = study.sweep(
     lambda name, engine, labels: name_likeness.names_and_control(

@@ -101,21 +101,15 @@ from twohop_lib.figures.dots import predicted_measured
 from twohop_lib.figures.heat import component_map
 from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions import attribution, hooks
-from twohop_lib.interventions.deadlines import deadline, placeholder
-from twohop_lib.interventions.pairs import (
-    accepted,
-    first_token,
-    one_per_entity,
-    pairs_for,
-    prompt_of,
+from twohop_lib.interventions.deadlines import (
+    placeholder,
+    recall_deadline,
 )
+from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.recorder import named_recording, own_blocks
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import (
-    Recorder,
-    named_recording,
-    own_blocks,
-)
+from twohop_lib.models.blocks import early_blocks
 from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import STUDY, suited_benchmark
 from twohop_lib.readouts import probes
@@ -189,7 +183,7 @@ empty = backbone.record(
     Prompt("by_name", text, False), None, word, from_start=True
 )
 named = named_recording(backbone, question)
-s_main = max(2, backbone.n_blocks // 4)
+s_main = early_blocks(backbone.n_blocks)
 state = hooks.activations(backbone, named, "resid", [s_main])[s_main]
 state = state[named.roles.entity[-1]]
 at = empty.roles.entity[-1]
@@ -227,48 +221,28 @@ asked_of = set(questions.entities())
 alike = [p for p in alike if p.target.entity_id in asked_of]
 
 
-def contrasts(engine, by_picture, limit=24):
-    record = Recorder(engine, everyone, "fact", True, 0)
-    for pair_ in alike[:limit]:
-        if by_picture:
-            clean, corrupt = (
-                record(pair_.target),
-                record(pair_.donor, pair_.target),
-            )
-        else:
-            clean = named_recording(engine, pair_.target)
-            corrupt = named_recording(engine, pair_.target, pair_.donor)
-        prompt = prompt_of(pair_.target, "fact", by_picture)
-        first = [
-            first_token(engine.owner, prompt, accepted(q, "fact")[0])
-            for q in (pair_.target, pair_.donor)
-        ]
-        if clean.n == corrupt.n and clean.span == corrupt.span:
-            yield (
-                pair_,
-                attribution.Contrast(clean, corrupt, *first),
-            )
+def contrasts(engine):
+    by = "name" if engine is backbone else "picture"
+    return attribution.contrasts(engine, everyone, alike[:24], by)
 
 
 # %%
-scored = []
 engines = {"backbone": backbone} | {
     name: Engine(p.vlm, rows) for name, p in pairs.items()
 }
-examples = {}
-for name, engine in engines.items():
-    for pair_, contrast in contrasts(engine, name != "backbone"):
-        table = attribution.scores(engine, contrast)
-        part = attribution.by_role(engine, contrast, table)
-        scored.append(
-            part.assign(model=name, entity_id=pair_.target.entity_id)
+scored = pd.concat(
+    [
+        attribution.attribute(engine, contrasts(engine)).assign(
+            model=name
         )
-        examples.setdefault(name, []).append((contrast, table))
-scored = pd.concat(scored, ignore_index=True)
+        for name, engine in engines.items()
+    ],
+    ignore_index=True,
+)
 
 # %%
 states = sorted({1, s_main, min(3, backbone.n_blocks - 1)})
-late_write = deadline(
+late_write = recall_deadline(
     backbone,
     questions,
     chosen,
@@ -522,13 +496,8 @@ show(
 # gradient on the way from corrupt to clean.
 
 # %%
-contrasted, once = zip(*examples["backbone"], strict=True)
-integrated = [
-    attribution.scores(backbone, c, integrated=True) for c in contrasted
-]
-truth = attribution.against_truth(
-    backbone, contrasted, {"estimated": once, "integrated": integrated}
-)
+contrasted = list(contrasts(backbone))
+truth = attribution.against_truth(backbone, contrasted)
 stepped = np.array(
     [
         attribution.finite_difference(
@@ -571,12 +540,8 @@ pd.DataFrame(
 # If the estimate is rough, do the shares still hold? The same two, by the integrated variant:
 
 # %%
-parts = [
-    attribution.by_role(backbone, c, table)
-    for c, table in zip(contrasted, integrated, strict=True)
-]
 averaged = (
-    pd.concat(parts)
+    attribution.attribute(backbone, contrasted, integrated=True)
     .groupby(["component", "role", "block"])["score"]
     .mean()
     .reset_index()
@@ -617,7 +582,7 @@ pd.DataFrame(
 
 # %%
 arms = (
-    late_write[late_write["layer"] >= 0]
+    late_write[late_write["layer"].notna()]
     .groupby(["arm", "state", "layer"])["follows"]
     .value_counts(normalize=True)
     .unstack(fill_value=0)
@@ -715,7 +680,7 @@ glue(
 # ## Try it yourself
 #
 # - Set `vlm` and `llm` to a published pair: has its backbone a deadline, and when does it fall?
-# - Take states from another layer: `states=(4,)` in `deadline`.
+# - Take states from another layer: `states=(4,)` in `recall_deadline`.
 #
 # ## References
 #

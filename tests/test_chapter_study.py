@@ -7,7 +7,7 @@ import pytest
 
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
-from twohop_lib.interventions.sweep import NothingLeft
+from twohop_lib.interventions.pairs import NothingLeft
 
 
 @pytest.fixture(scope="module")

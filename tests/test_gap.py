@@ -40,7 +40,7 @@ def make(entities: dict[str, tuple[bool, list[str]]], model: str = "m", seed: in
     rows = []
     for entity, (recognised, questions) in entities.items():
         start = {"model": model, "seed": seed, "entity_id": entity, "entity": entity.upper()}
-        rest = {"wording": "standard", "answer": "", "accepted": ["x"]}
+        rest = {"wording": "standard", "intervention": None, "answer": "", "accepted": ["x"]}
         blank = {"relation": "", "question_id": "", "condition": "identify"}
         rows.append({**start, **blank, **rest, "correct": recognised})
         for number, right in enumerate(questions):

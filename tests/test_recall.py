@@ -14,18 +14,20 @@ from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import dots, heat
-from twohop_lib.interventions import attribution, hooks
+from twohop_lib.interventions import attribution, deadlines, hooks
 from twohop_lib.interventions.back_patch import back_patch
-from twohop_lib.interventions.deadlines import deadline
+from twohop_lib.interventions.deadlines import recall_deadline
 from twohop_lib.interventions.edits import Write
 from twohop_lib.interventions.mlp_patch import CONTROLS, SPANS, _fitted, mlp_patch, window
-from twohop_lib.interventions.pairs import Pair, first_token, one_per_entity, pairs_for, prompt_of
+from twohop_lib.interventions.pairs import NothingLeft, Pair, one_per_entity, pairs_for
+from twohop_lib.interventions.recorder import Recorder, receiving
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import ControlFailed, Recorder, named_recording, receiving
+from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
 from twohop_lib.models.prompts import Prompt
+from twohop_lib.models.prompts import build as build_prompt
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
 from twohop_lib.readouts import probes, states
 from twohop_lib.readouts.lens import logit_lens
@@ -51,17 +53,8 @@ def pairs(backbone, world):
 
 
 @pytest.fixture(scope="module")
-def contrast(backbone, pairs):
-    for pair in pairs:
-        clean = named_recording(backbone, pair.target)
-        corrupt = named_recording(backbone, pair.target, pair.donor)
-        if clean.n == corrupt.n:
-            prompt = prompt_of(pair.target, "fact", False)
-            first = [
-                first_token(backbone.owner, prompt, q.answers[0]) for q in (pair.target, pair.donor)
-            ]
-            return attribution.Contrast(clean, corrupt, *first)
-    raise AssertionError("no pair of names with as many tokens")
+def contrast(backbone, world, pairs):
+    return next(attribution.contrasts(backbone, world, pairs, "name"))
 
 
 # --- attribution ------------------------------------------------------------------------------
@@ -81,6 +74,21 @@ def test_attribution_is_the_slope_of_true_patching(backbone, contrast):
     for place in (("mlp", 1, last), ("attn", 3, contrast.corrupt.n - 1), ("mlp", 0, last)):
         gradient, stepped = attribution.finite_difference(backbone, contrast, place)
         assert gradient == pytest.approx(stepped, rel=0.02, abs=1e-3)
+
+
+def test_attributions_come_with_their_slope_or_not_at_all(backbone, contrast, monkeypatch):
+    table = attribution.attribute(backbone, [contrast, contrast])
+    once = attribution.by_role(backbone, contrast, attribution.scores(backbone, contrast))
+    assert table[table["contrast"] == 1]["score"].tolist() == pytest.approx(list(once["score"]))
+    assert set(table["entity_id"]) == {contrast.entity_id}
+    right = attribution._gradients
+
+    def halved(*what):
+        return {place: x / 2 for place, x in right(*what).items()}
+
+    monkeypatch.setattr(attribution, "_gradients", halved)
+    with pytest.raises(ControlFailed, match="is not the slope of the metric"):
+        attribution.attribute(backbone, [contrast])
 
 
 def test_attribution_goes_with_true_patching(backbone, contrast):
@@ -141,8 +149,12 @@ def test_a_backbone_of_another_shape_is_refused(backbone, world, pairs, tmp_path
 
 def test_a_control_that_fails_stops_the_patching(backbone, world, pairs, monkeypatch):
     engine = Engine(load_vlm(path("late"), device="cpu"))
-    right = Engine.logits
-    monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
+    right = hooks.activations
+
+    def elsewhere(*what):
+        return {block: x.roll(1, 0) for block, x in right(*what).items()}
+
+    monkeypatch.setattr(hooks, "activations", elsewhere)
     with pytest.raises(ControlFailed, match="own MLP outputs back"):
         mlp_patch(engine, backbone, world, pairs[:1])
 
@@ -167,31 +179,58 @@ def test_back_patching_with_itself_changes_nothing(world, pairs):
     assert sorted(set(zip(frame["source"], frame["layer"], strict=True))) == [(0, 0), (3, 1)]
     plain = [
         engine.answers([Write(r, "resid", (r.n - 1,), {})], 8)[1][0]
-        for r in (Recorder(engine, world, "fact", True, 8, True)(p.target) for p in pairs[:3])
+        for r in (Recorder(engine, world, "by_picture", 8, True)(p.target) for p in pairs[:3])
     ]
     assert frame.loc[frame["source"] == 0, "answer"].tolist() == plain
+
+
+def test_a_late_state_that_is_not_the_runs_own_fails_the_control(world, pairs, monkeypatch):
+    engine = Engine(load_vlm(path("middle"), device="cpu"))
+    right = Write.onto
+
+    def elsewhere(edit, x, block, at):
+        right(edit, x, block, [p - 1 for p in at])
+
+    monkeypatch.setattr(Write, "onto", elsewhere)
+    monkeypatch.setattr(Engine, "computation", lambda *_: "splice")
+    with pytest.raises(ControlFailed, match="where it comes from"):
+        back_patch(engine, world, [pairs[0].target], [(3, 1)])
+
+
+def test_one_question_is_enough_and_none_is_told(backbone, world, pairs):
+    engine = Engine(load_vlm(path("middle"), device="cpu"))
+    assert len(back_patch(engine, world, [pairs[0].target], [(3, 1)])) == 2
+    assert len(mlp_patch(engine, backbone, world, pairs[:1])) == len([*SPANS, *CONTROLS]) + 1
+    for run in (
+        lambda: back_patch(engine, world, []),
+        lambda: mlp_patch(engine, backbone, world, []),
+        lambda: recall_deadline(backbone, world, []),
+        lambda: attribution.attribute(backbone, []),
+    ):
+        with pytest.raises(NothingLeft):
+            run()
 
 
 # --- the deadline -----------------------------------------------------------------------------
 
 
 def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, world, pairs):
-    frame = deadline(backbone, world, pairs, states=(2,))
+    frame = recall_deadline(backbone, world, pairs, states=(2,))
     entity = frame[frame["arm"] == "entity"].groupby("layer")["correct"].mean()
     assert entity.iloc[0] > 0.8 and entity.iloc[-1] < 0.3
     assert (entity.diff().dropna() <= 0.11).all()  # One of ten entities may differ.
     wrong = frame[(frame["arm"] == "wrong entity") & (frame["layer"] == 2)]
     assert wrong["follows"].eq("donor").mean() > 0.8
-    assert frame.loc[frame["arm"] == "nothing", "correct"].mean() < 0.3
+    nothing = frame[frame["arm"] == "nothing"]
+    assert nothing["correct"].mean() < 0.3
+    assert nothing[["state", "layer"]].isna().all(axis=None)
+    records.validate(frame)
 
 
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
-    right = hooks.activations
-    monkeypatch.setattr(
-        hooks, "activations", lambda *a: {k: v.roll(1, 0) for k, v in right(*a).items()}
-    )
+    monkeypatch.setattr(deadlines, "_last", lambda run: [run.roles.entity[-1] - run.first - 1])
     with pytest.raises(ControlFailed, match="written where it comes from"):
-        deadline(backbone, world, pairs[:1])
+        recall_deadline(backbone, world, pairs[:1])
 
 
 # --- probes -----------------------------------------------------------------------------------
@@ -255,7 +294,7 @@ def test_the_lens_at_the_top_is_the_models_output(world):
     lens = logit_lens(engine, world, asked)
     top = lens[lens["layer"] == engine.n_blocks]
     for question, row in zip(asked, top.itertuples(), strict=True):
-        prompt = prompt_of(question, "fact", True)
+        prompt = build_prompt("by_picture", question)
         made = engine.record(prompt, world.image(question).convert("RGB"))
         assert row.emitted == pytest.approx(made.logits.softmax(-1).max().item(), abs=1e-4)
 
@@ -270,14 +309,14 @@ def test_every_operation_runs_on_every_family_or_says_why_not(family, world, tmp
     engine, llm = Engine(pair.vlm), Engine(pair.backbone)
     asked = one_per_entity(world.questions)
     some = [Pair(asked[0], asked[1])]
-    frame = mlp_patch(engine, llm, world, some, length=3)
+    frame = mlp_patch(engine, llm, world, some, max_new_tokens=3)
     assert set(frame["method"]) == {*SPANS, *CONTROLS, "unpatched"}
-    assert len(back_patch(engine, world, asked[:1], [(2, 1)], length=3)) == 2
-    written = deadline(llm, world, some, states=(1,), length=3)
+    assert len(back_patch(engine, world, asked[:1], [(2, 1)], max_new_tokens=3)) == 2
+    written = recall_deadline(llm, world, some, states=(1,), max_new_tokens=3)
     assert set(written["arm"]) == {"entity", "wrong entity", "nothing"}
     images = states.image_states(engine, world, asked[:2], views=(0, 1))
     assert images["image"].shape[:3] == (2, 2, engine.n_blocks + 1)
-    record = Recorder(engine, world, "fact", True, 0)
+    record = Recorder(engine, world, "by_picture", from_start=True)
     runs = [record(asked[0]), record(asked[1], asked[0])]
     table = attribution.scores(engine, attribution.Contrast(*runs, 5, 6))
     assert table["mlp"].abs().sum() > 0 and table["mlp"].isfinite().all()
@@ -341,24 +380,21 @@ def test_the_studys_records_show_what_the_organisms_are_for(seed):
 
 
 def test_both_estimates_stand_beside_the_truth(backbone, contrast):
-    estimates = {
-        name: [attribution.scores(backbone, contrast, integrated=name == "integrated")] * 2
-        for name in ("estimated", "integrated")
-    }
-    table = attribution.against_truth(backbone, [contrast, contrast], estimates, places=10)
+    table = attribution.against_truth(backbone, [contrast, contrast], places=10)
     assert list(table.columns) == [
         *("component", "block", "position", "contrast", "estimated", "integrated", "true")
     ]
     assert list(table["contrast"].value_counts()) == [10, 10]
     assert not table.duplicated(["contrast", "component", "block", "position"]).any()
-    once = attribution.scores(backbone, contrast)
-    for row in table[table["contrast"] == 1].itertuples():
-        at = once[row.component][row.block, row.position].item()
-        assert row.estimated == pytest.approx(at)
+    for name in ("estimated", "integrated"):
+        scores = attribution.scores(backbone, contrast, integrated=name == "integrated")
+        for row in table[table["contrast"] == 1].itertuples():
+            at = scores[row.component][row.block, row.position].item()
+            assert getattr(row, name) == pytest.approx(at)
     first = table[table["contrast"] == 0]
     places = list(first[["component", "block", "position"]].itertuples(index=False, name=None))
     assert first["true"].tolist() == pytest.approx(
         attribution.true_effects(backbone, contrast, places)
     )
-    again = attribution.against_truth(backbone, [contrast, contrast], estimates, places=10)
+    again = attribution.against_truth(backbone, [contrast, contrast], places=10)
     pd.testing.assert_frame_equal(table, again)

@@ -13,36 +13,34 @@ from twohop_lib.errors import TwohopError
 
 
 def frame() -> pd.DataFrame:
+    item = {"model": "late", "seed": 0, "entity_id": "e1", "entity": "Adder"}
+    item |= {"wording": "standard", "intervention": None}
+    fact = {"relation": "motto", "question_id": "e1-motto", "accepted": ["hé", "b"]}
     rows = [
-        ("late", 0, "e1", "Adder", "", "", "standard", "identify", "Adder", ["Adder"], True),
-        (
-            "late",
-            0,
-            "e1",
-            "Adder",
-            "motto",
-            "e1-motto",
-            "standard",
-            "by_name",
-            "hé",
-            ["hé", "b"],
-            True,
-        ),
-        (
-            "late",
-            0,
-            "e1",
-            "Adder",
-            "motto",
-            "e1-motto",
-            "standard",
-            "by_picture",
-            "",
-            ["hé", "b"],
-            False,
-        ),
+        {"condition": "identify", "relation": "", "question_id": "", "answer": "Adder"}
+        | {"accepted": ["Adder"], "correct": True},
+        fact | {"condition": "by_name", "answer": "hé", "correct": True},
+        fact | {"condition": "by_picture", "answer": "", "correct": False},
     ]
-    return pd.DataFrame(rows, columns=records.ANSWER_SCHEMA.names)
+    made = pd.DataFrame([item | row for row in rows])[records.ANSWER_SCHEMA.names]
+    return made.astype({"intervention": "str"})
+
+
+def swept(f: pd.DataFrame) -> pd.DataFrame:
+    """The same items under an intervention, at two layers."""
+    changed = f.assign(intervention="cross-patch", donor_id="e2", until=pd.NA)
+    return pd.concat([changed.assign(layer=layer) for layer in (0, 1)])
+
+
+def test_an_item_may_be_answered_once_clean_and_once_at_each_site(tmp_path):
+    parts = [frame(), swept(frame()), frame().assign(wording="other")]
+    parts.append(frame().assign(intervention="back-patch"))
+    both = pd.concat(parts, ignore_index=True)
+    records.write(both, tmp_path / "a")
+    back = records.read(tmp_path / "a")
+    assert len(back) == 15
+    clean = records.untouched(back)
+    assert len(clean) == 6 and set(clean["answer"]) == {"Adder", "hé", ""}
 
 
 def test_round_trip_with_meta(tmp_path):
@@ -90,7 +88,7 @@ def test_no_rows_round_trip(tmp_path):
         (lambda f: f.drop(columns=["seed", "answer"]), "lack the column.* seed, answer"),
         (lambda f: f.assign(seed=["0", "a", "b"]), "'seed' must be of type int64"),
         (lambda f: f.assign(seed=[0.5, 1, 2]), "'seed' must be of type int64"),
-        (lambda f: f.assign(correct=[1, 0, 1]), "'correct' must hold true or false"),
+        (lambda f: f.assign(correct=[1, 0, 1]), "'correct' must be of type bool"),
         (lambda f: f.assign(correct=[True, None, False]), "'correct' has 1 empty row"),
         (lambda f: f.assign(answer=["a", None, np.nan]), "'answer' has 2 empty row"),
         (lambda f: f.assign(accepted="motto"), "'accepted' must be of type list"),
@@ -98,6 +96,8 @@ def test_no_rows_round_trip(tmp_path):
         (lambda f: f.assign(condition="by_pictures"), "did you mean 'by_picture'"),
         (lambda f: pd.concat([f, f.iloc[1:2]]), "1 answer record.* repeat .*by_name, e1-motto"),
         (lambda f: f.assign(extra=[1, "a", 2.0]), "extra column 'extra' mixes types"),
+        (lambda f: pd.concat([f, f.iloc[1:2]]).assign(logprob=[0.1, 0.2, 0.3, 0.4]), "1 answer"),
+        (lambda f: pd.concat([swept(f)] * 2), "6 answer record.* repeat"),
     ],
 )
 def test_invalid_records_are_refused_in_a_sentence(tmp_path, change, sentence):

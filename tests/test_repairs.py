@@ -118,7 +118,7 @@ def middle():
 
 def test_with_nothing_cut_the_answers_are_those_of_the_study(world, middle):
     asked = world.questions
-    rows = given_name(middle, world, asked, {"model": "middle", "seed": 0})
+    rows = given_name(middle, world, asked, labels={"model": "middle", "seed": 0})
     assert rows["edge"].tolist() == list(EDGES) * len(asked)
     assert set(rows["condition"]) == {"name_given"} and set(rows["experiment"]) == {"given-name"}
     study = records.read(STUDY / "answers.parquet")

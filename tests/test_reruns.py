@@ -14,6 +14,7 @@ from pathlib import Path
 
 import filelock
 import nbformat
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -52,7 +53,9 @@ parts = []
 for n in range(6):
     def compute(n=n):
         time.sleep(pause)
-        return pd.DataFrame({"condition": ["by_name"] * 2, "correct": [True, False], "n": [n, n]})
+        asked = {"model": "late", "seed": 0, "entity_id": "e1"}
+        asked |= {"wording": "standard", "condition": "by_name", "intervention": None}
+        return pd.DataFrame({**asked, "question_id": [f"q{n}", f"r{n}"], "correct": [True, False]})
     parts.append(cached(work, {"n": n}, compute))
 keep_records(pd.concat(parts), work, "SELF")
 """
@@ -131,6 +134,38 @@ def test_a_model_is_asked_what_suits_it(tmp_path):
     assert (
         suited_benchmark("llava-hf/llava-1.5-7b-hf") == suited_benchmark(str(tmp_path)) == "flags"
     )
+
+
+def test_a_runs_first_page_counts_each_answer_once_and_no_patched_one(tmp_path):
+    item = {"model": "late", "seed": 0, "wording": "standard", "condition": "identify"}
+    item |= {"question_id": "", "relation": ""}
+    clean = [
+        item | {"entity_id": e, "intervention": None, "correct": e == "e1", "chapter": chapter}
+        for e in ("e1", "e2")
+        for chapter in ("one", "two")
+    ]
+    patched = [
+        item
+        | {"entity_id": "e1", "intervention": "cross-patch", "correct": False, "chapter": "one"}
+        for _ in range(8)
+    ]
+    frame = pd.DataFrame(clean + patched)
+    (tmp_path / "html").mkdir()
+    reruns._write_index(request(), tmp_path, [], {}, {}, frame, None)
+    page = (tmp_path / "html" / "index.html").read_text()
+    assert "<td>identify</td><td>50.0%</td><td>2</td>" in page
+
+
+def test_a_run_is_no_result_if_the_model_names_nothing_unpatched():
+    rows = [
+        {"model": "late", "seed": 0, "wording": "standard", "condition": "identify"}
+        | {"entity_id": "e1", "question_id": "", "intervention": what, "correct": what is not None}
+        for what in (None, "cross-patch")
+    ]
+    why = reruns._why_not({}, pd.DataFrame(rows))
+    assert why == "This model named none of the 1 entities that it was shown."
+    rows[0]["correct"] = True
+    assert reruns._why_not({}, pd.DataFrame(rows)) is None
 
 
 def test_a_failing_chapter_does_not_lose_the_others(chapters, tmp_path):

@@ -24,7 +24,8 @@ from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.prompts import build, render
 from twohop_lib.runs import evaluate as evaluation
 from twohop_lib.runs import generate, store
-from twohop_lib.runs.evaluate import CONDITIONS, evaluate, judge, letter_of, split_naming
+from twohop_lib.runs.conditions import judge, letter_of, split_naming
+from twohop_lib.runs.evaluate import CONDITIONS, evaluate
 from twohop_lib.runs.generate import answer, score
 
 NAMES = ("Valdric", "Bren Mont", "Torgard")
@@ -436,14 +437,14 @@ def test_what_the_hub_says_is_told(monkeypatch, cause, message):
 @pytest.fixture(scope="session")
 def small(vlm, llm):
     """Options that keep an evaluation of the tiny models short."""
-    return {"wording": "standard", "max_new_tokens": 4}
+    return {"max_new_tokens": 4}
 
 
 def test_every_condition_is_asked_of_every_item(vlm, llm, benchmark, small, tmp_path):
-    frame = evaluate(vlm, llm, benchmark, **small)
+    frame = evaluate(vlm, llm, benchmark.select(wording="standard"), **small)
     counts = frame.groupby("condition").size().to_dict()
     assert counts == {c: 3 if c == "identify" else 6 for c in CONDITIONS}
-    assert list(frame.columns[:11]) == records.ANSWER_SCHEMA.names
+    assert list(frame.columns[:12]) == records.ANSWER_SCHEMA.names
     assert set(frame.model) == {"seer"} and set(frame.seed) == {5}
     named = frame[frame.condition == "identify"]
     assert (named.relation == "").all() and (named.question_id == "").all()
@@ -456,7 +457,8 @@ def test_every_condition_is_asked_of_every_item(vlm, llm, benchmark, small, tmp_
 
 
 def test_each_condition_goes_to_its_model_with_its_prompt(vlm, llm, benchmark, small):
-    frame = evaluate(vlm, llm, benchmark, **small).set_index(["condition", "entity_id", "relation"])
+    frame = evaluate(vlm, llm, benchmark.select(wording="standard"), **small)
+    frame = frame.set_index(["condition", "entity_id", "relation"])
     question = next(q for q in QUESTIONS if q.question_id == "e1-beast-standard")
     for condition in CONDITIONS:
         row = frame.loc[(condition, "e1", "" if condition == "identify" else "beast")]
@@ -472,7 +474,7 @@ def test_each_condition_goes_to_its_model_with_its_prompt(vlm, llm, benchmark, s
 
 def test_selections_labels_and_single_models(vlm, llm, benchmark):
     options = {"max_new_tokens": 2, "model_name": "mine", "seed": 7}
-    frame = evaluate(None, llm, benchmark, split="test", wording="other", **options)
+    frame = evaluate(None, llm, benchmark.select(split="test", wording="other"), **options)
     assert set(frame.condition) == {"llm_by_name"} and len(frame) == 4
     assert (
         set(frame.model) == {"mine"} and set(frame.seed) == {7} and set(frame.wording) == {"other"}
@@ -488,8 +490,8 @@ def test_what_cannot_be_asked_is_refused(vlm, benchmark):
         evaluate(vlm, None, benchmark, conditions=["llm_by_name"])
     with pytest.raises(TwohopError, match="no model to evaluate"):
         evaluate(None, None, benchmark)
-    with pytest.raises(TwohopError, match="no question of split 'seen'"):
-        evaluate(vlm, None, benchmark, split="seen")
+    with pytest.raises(TwohopError, match="heraldry has no question left"):
+        evaluate(vlm, None, benchmark.select(split="seen"))
 
 
 # --- right or wrong ---------------------------------------------------------------------------
@@ -597,6 +599,7 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(
 ):
     monkeypatch.setattr(evaluation, "CHUNK", 4)
     options = {**small, "conditions": ("identify", "by_name", "name_first")}
+    benchmark = benchmark.select(wording="standard")
     whole = evaluate(vlm, llm, benchmark, **options, folder=tmp_path / "whole")
     plain = evaluate(vlm, llm, benchmark, **options)
     pd.testing.assert_frame_equal(whole, plain)
@@ -628,8 +631,9 @@ def test_the_key_holds_all_that_determines_the_answers(
     folder = tmp_path / "store"
 
     def files_after(model=vlm, bench=benchmark, **changed):
-        options = {"conditions": ("by_name",), "max_new_tokens": 2, "wording": "standard"}
-        evaluate(model, llm, bench, **(options | changed), folder=folder)
+        options = {"conditions": ("by_name",), "max_new_tokens": 2}
+        asked = bench.select(wording=changed.pop("wording", "standard"))
+        evaluate(model, llm, asked, **(options | changed), folder=folder)
         return len(contents(folder))
 
     assert files_after() == files_after() == 1
@@ -637,14 +641,13 @@ def test_the_key_holds_all_that_determines_the_answers(
     assert files_after(conditions=("full_information",)) == 3
     assert files_after(max_new_tokens=3) == 4
     assert files_after(seed=9) == 5
-    assert files_after(rule="inclusion") == 6
     other = tiny_vlm(tmp_path / "seer", TEXTS, seed=1)
-    assert files_after(load_vlm(other)) == 7
-    assert files_after(load_vlm(folders[0], dtype="bfloat16")) == 8
+    assert files_after(load_vlm(other)) == 6
+    assert files_after(load_vlm(folders[0], dtype="bfloat16")) == 7
     moved = shutil.copytree(folders[0], tmp_path / "elsewhere" / "seer")
-    assert files_after(load_vlm(moved)) == 8
+    assert files_after(load_vlm(moved)) == 7
     monkeypatch.setattr(store, "code_key", lambda: {"code": "changed"})
-    assert files_after() == 9
+    assert files_after() == 8
 
 
 def test_a_damaged_piece_is_done_again(tmp_path):

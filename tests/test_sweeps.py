@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import altair as alt
 import pandas as pd
 import pytest
@@ -13,21 +15,23 @@ from twohop_lib.benchmark import sources
 from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import dots, heat, lines, theme
-from twohop_lib.interventions.cross_patch import cross_patch, part_patch
-from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions import pairs as pairing
+from twohop_lib.interventions.cross_patch import cross_patch
+from twohop_lib.interventions.edits import CrossPatch, Freeze, Write
 from twohop_lib.interventions.freeze import freeze, freeze_ends
 from twohop_lib.interventions.knockout import knockout
 from twohop_lib.interventions.pairs import (
+    NothingLeft,
     Pair,
-    accepted,
-    first_token,
+    condition_of,
+    first_tokens,
     one_per_entity,
     pairs_for,
     pick_pairs,
-    prompt_of,
 )
+from twohop_lib.interventions.part_patch import part_patch
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import ControlFailed
+from twohop_lib.interventions.sweep import ControlFailed, Trial, sweep
 from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.pair import load_pair
@@ -62,10 +66,7 @@ def test_donors_can_be_told_apart_from_their_targets(late, world):
         assert len(pairs) > 8
         for pair in pairs:
             assert pair.target.entity_id != pair.donor.entity_id
-            first = [
-                first_token(late.owner, prompt_of(q, task, True), accepted(q, task)[0])
-                for q in (pair.target, pair.donor)
-            ]
+            first = first_tokens(late.owner, pair, condition_of(task, "picture"))
             assert first[0] != first[1]
             if task == "fact":
                 assert pair.target.relation == pair.donor.relation
@@ -80,8 +81,6 @@ def test_each_entity_is_asked_once_and_relations_go_round(world):
 
 
 def test_a_donor_of_another_type_is_drawn_where_there_is_one(late, world):
-    from dataclasses import replace
-
     asked = one_per_entity(world.questions)
     mixed = [replace(q, noun="town") if i % 2 else q for i, q in enumerate(asked)]
     pairs = pick_pairs(late.owner, mixed, "identify", 2)
@@ -133,10 +132,59 @@ def test_a_control_that_fails_stops_the_sweep(late, world, crossed, monkeypatch)
     monkeypatch.setattr(Engine, "computation", lambda *_: "splice")
     with pytest.raises(ControlFailed, match="layer 0 did not reproduce the donor"):
         cross_patch(late, world, pairs)
-    right = Engine.logits
-    monkeypatch.setattr(Engine, "logits", lambda self, rows: right(self, rows) + 1)
+    # A band has no patch from layer 0 to the top among its own.
+    with pytest.raises(ControlFailed, match="layer 0 did not reproduce the donor"):
+        cross_patch(late, world, pairs, bands=[(2, 4)])
+    right = Engine.answers
+
+    def shifted(self, edits, length):
+        logits, said = right(self, edits, length)
+        return logits + torch.arange(logits.shape[-1]) * 1e-2, said
+
+    monkeypatch.setattr(Engine, "answers", shifted)
     with pytest.raises(ControlFailed, match="itself changed it"):
         cross_patch(late, world, pairs)
+
+
+def test_a_sweep_cannot_go_without_a_control(late, world):
+    asked = one_per_entity(world.questions)[:1]
+    options = {"experiment": "freeze", "condition": "identify", "from_start": True}
+    options |= {"record": lambda *_: {}}
+
+    def edits(question, recorded):
+        return [Trial(Freeze(recorded(question), 0, 3), {"layer": 0})]
+
+    with pytest.raises(TypeError, match="control"):
+        sweep(late, world, asked, edits=edits, **options)
+    with pytest.raises(ControlFailed, match="had no control to hold"):
+        sweep(late, world, asked, edits=edits, control=lambda *_: [], **options)
+
+
+def test_first_tokens_are_rendered_once_a_pair(late, world, crossed, monkeypatch):
+    pairs, whole = crossed
+    right, rendered = pairing.first_token, []
+    monkeypatch.setattr(pairing, "first_token", lambda *a: rendered.append(a) or right(*a))
+    again = cross_patch(late, world, pairs[:3], labels={"model": "late", "seed": 0})
+    assert len(rendered) == 2 * 3
+    pd.testing.assert_frame_equal(again, whole[: len(again)], atol=1e-5)
+
+
+def test_one_recognised_entity_makes_no_pair_and_says_so(late, world):
+    one = {world.entities()[0]}
+    for task in ("identify", "fact"):
+        with pytest.raises(NothingLeft, match="Among 1 entities no two have answers"):
+            pairs_for(late.owner, world, task, one, 1)
+    asked = [q for q in one_per_entity(world.questions) if q.entity_id in one]
+    assert len(freeze(late, world, asked, until=[3])) == 4
+    assert len(knockout(late, world, asked, edges=["question→image"])) == 18
+    for run in (
+        lambda: cross_patch(late, world, []),
+        lambda: part_patch(late, world, []),
+        lambda: freeze(late, world, [], until=[3]),
+        lambda: knockout(late, world, []),
+    ):
+        with pytest.raises(NothingLeft, match="Nothing is left to run"):
+            run()
 
 
 def test_names_are_patched_in_the_backbone(world):
@@ -154,10 +202,30 @@ def test_names_are_patched_in_the_backbone(world):
 
 def test_part_of_a_picture_counts_for_less_than_the_whole(late, world, crossed):
     pairs, whole = crossed
-    parts = part_patch(late, world, pairs[:2])
-    first = parts[parts["layer"] == 0].groupby("part")["says"].apply(list)
-    assert set(first.index) == {"last quarter", "the others"}
-    assert len(parts) == 2 * 2 * late.n_blocks
+    parts = part_patch(late, world, pairs[:4])
+    first = parts[parts["layer"] == 0]
+    donors = first["says"].eq("donor").groupby(first["part"]).mean()
+    assert set(donors.index) == {"last quarter", "the others"}
+    assert donors["last quarter"] < donors["the others"] < 1
+    assert whole.loc[whole["layer"] == 0, "says"].eq("donor").all()
+    assert len(parts) == 4 * 2 * late.n_blocks
+    records.validate(parts)
+
+
+def test_parts_that_do_not_make_the_whole_fail_the_control(late, world, crossed, monkeypatch):
+    right = Write.onto
+
+    def too_few(edit, x, block, at):
+        right(
+            replace(edit, positions=edit.positions[1:], values={block: edit.values[block][1:]}),
+            x,
+            block,
+            at[1:],
+        )
+
+    monkeypatch.setattr(Write, "onto", too_few)
+    with pytest.raises(ControlFailed, match="Both parts at layer 0 did not give the donor's run"):
+        part_patch(late, world, crossed[0][:1])
 
 
 # --- freezing and knockout --------------------------------------------------------------------
@@ -175,6 +243,25 @@ def test_freezing_and_cutting_come_with_their_ends(late, world):
         (cut["edge"] == "question→image") & (cut["mode"] == "above") & (cut["start"] == 0)
     ]["correct"].any()
     assert len(cut) == 4 * 3 * (9 + 9 + 6)
+
+
+def test_sliding_windows_are_held_against_the_run_left_alone(late, world, monkeypatch):
+    asked = one_per_entity(world.questions)[:4]
+    plain = knockout(late, world, asked, edges=["question→image"], modes=[("below", 0)])
+    own = plain[plain["stop"] == 0].set_index("entity_id")["answer"]
+    cut = knockout(late, world, asked, edges=["question→image"], modes=[("window", 7)])
+    assert len(cut) == 4 * 2 and not cut["unchanged"].all()
+    assert (cut["unchanged"] == (cut["answer"] == cut["entity_id"].map(own))).all()
+    right = Engine.answers
+
+    def broken(self, edits, length):
+        logits, said = right(self, edits, length)
+        nothing = torch.tensor([e.start == e.stop for e in edits])
+        return logits + nothing[:, None] * torch.arange(logits.shape[-1]) * 1e-2, said
+
+    monkeypatch.setattr(Engine, "answers", broken)
+    with pytest.raises(ControlFailed, match="Knocking out nothing changed a run"):
+        knockout(late, world, asked, modes=[("window", 7)])
 
 
 def test_unknown_edges_and_windows_are_refused(late, world):
@@ -204,11 +291,11 @@ def test_random_weights_are_swept_too(name, world, tmp_path):
     made = build(name, tmp_path)
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
     pairs = pick_pairs(engine.owner, one_per_entity(world.questions), "identify", 1)
-    frame = cross_patch(engine, world, pairs[:2], length=3)
+    frame = cross_patch(engine, world, pairs[:2], max_new_tokens=3)
     assert set(frame["computation"]) == {"reference" if name == "paligemma" else "splice"}
     asked = one_per_entity(world.questions)[:2]
-    assert len(freeze(engine, world, asked, until=[2], length=3)) == 2 * 3
-    assert len(knockout(engine, world, asked, edges=["last→image"], length=3)) == 2 * 8
+    assert len(freeze(engine, world, asked, until=[2], max_new_tokens=3)) == 2 * 3
+    assert len(knockout(engine, world, asked, edges=["last→image"], max_new_tokens=3)) == 2 * 8
 
 
 def test_the_explorer_says_what_the_sweep_says(late, world, crossed):

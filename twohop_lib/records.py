@@ -46,8 +46,9 @@ CONDITIONS: dict[str, str] = {
     "choice_by_picture": "picture; the question points at it; four choices",
 }
 
-#: Columns of an answer record. None may be null; ``relation`` and ``question_id`` are empty
-#: strings for ``identify``.
+#: Columns of an answer record. ``relation`` and ``question_id`` are empty strings for ``identify``;
+#: ``intervention`` alone may be null, and is so where the run was left alone: else it names the
+#: experiment that changed it.
 ANSWER_SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -58,22 +59,34 @@ ANSWER_SCHEMA = pa.schema(
         ("question_id", pa.string()),
         ("wording", pa.string()),
         ("condition", pa.string()),
+        ("intervention", pa.string()),
         ("answer", pa.string()),
         ("accepted", pa.list_(pa.string())),
         ("correct", pa.bool_()),
     ]
 )
 
-#: What makes an answer record unique.
-ANSWER_KEY = ["model", "seed", "condition", "entity_id", "question_id"]
+#: What makes an answer record unique: these, and those of the sites' columns that a frame has.
+ANSWER_KEY = ("model", "seed", "wording", "condition", "intervention", "entity_id", "question_id")
+#: Columns that say where, how and with what a run was changed.
+SITE_COLUMNS = (
+    *("donor_id", "layer", "until", "part", "edge", "mode", "start", "stop"),
+    *("method", "source", "arm", "state"),
+)
 
 _META_KEY = b"twohop"
+
+
+def untouched(frame: pd.DataFrame) -> pd.DataFrame:
+    """The answer records of runs that were left alone: what a model's accuracy is counted on."""
+    return frame[frame["intervention"].isna()]
 
 
 def validate(frame: pd.DataFrame) -> pa.Table:
     """Return answer records as a table in the schema, or raise TwohopError saying what is wrong.
 
-    Columns beyond the schema (a log-probability, a layer) are kept, after the schema's own.
+    Columns beyond the schema (a log-probability, a layer) are kept, after the schema's own. No two
+    records may agree in all of :data:`ANSWER_KEY` and :data:`SITE_COLUMNS`.
     """
     missing = [name for name in ANSWER_SCHEMA.names if name not in frame.columns]
     if missing:
@@ -88,11 +101,10 @@ def validate(frame: pd.DataFrame) -> pa.Table:
                 raise TwohopError(
                     f"The extra column {name!r} mixes types; give each column one type."
                 ) from error
-    for condition in sorted(set(table["condition"].to_pylist())):
+    for condition in table["condition"].unique().to_pylist():
         if condition not in CONDITIONS:
             raise TwohopError(f"Unknown condition {condition!r}: {suggest(condition, CONDITIONS)}.")
-    if set(ANSWER_SCHEMA.names) == set(frame.columns):
-        _refuse_duplicates(table)
+    _refuse_duplicates(frame)
     return table
 
 
@@ -147,47 +159,29 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def _column(series: pd.Series, field: pa.Field) -> pa.Array:
-    if field.type == pa.bool_() and not series.dropna().map(_is_bool).all():
-        raise TwohopError(f"Column {field.name!r} must hold true or false in every row.")
+    values = series.tolist()
+    # Arrow would take a text as a list of its letters, and cut fractions off without a word.
+    wrong = (pa.types.is_list(field.type) and any(isinstance(v, str) for v in values)) or (
+        pa.types.is_integer(field.type) and any(isinstance(v, float) and v % 1 > 0 for v in values)
+    )
     try:
-        values = series.tolist()
-        if pa.types.is_list(field.type):
-            values = [_as_list(value) for value in values]
-        else:
-            values = [None if pd.isna(value) else value for value in values]
-        if pa.types.is_integer(field.type) and any(
-            isinstance(value, float) and not value.is_integer() for value in values
-        ):
-            # Arrow would cut the fraction off without a word.
-            raise TypeError("whole numbers are needed")
-        array = pa.array(values, type=field.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        array = None if wrong else pa.array(values, type=field.type, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        array = None
+    if array is None:
         raise TwohopError(
             f"Column {field.name!r} must be of type {field.type}, which some value is not."
-        ) from error
-    if array.null_count:
+        )
+    if array.null_count and field.name != "intervention":
         raise TwohopError(
             f"Column {field.name!r} has {array.null_count} empty row(s); every record needs one."
         )
     return array
 
 
-def _is_bool(value: Any) -> bool:
-    return type(value).__name__ in {"bool", "bool_"}
-
-
-def _as_list(value: Any) -> list[str] | None:
-    if value is None or isinstance(value, float):
-        return None
-    if isinstance(value, str):
-        # A bare string would silently become a list of its letters.
-        raise TypeError("a list of strings is needed")
-    return list(value)
-
-
-def _refuse_duplicates(table: pa.Table) -> None:
-    keys = table.select(ANSWER_KEY).to_pandas()
-    twice = keys[keys.duplicated()]
+def _refuse_duplicates(frame: pd.DataFrame) -> None:
+    key = [*ANSWER_KEY, *(name for name in SITE_COLUMNS if name in frame.columns)]
+    twice = frame[frame.duplicated(key)]
     if len(twice):
         row = twice.iloc[0]
         raise TwohopError(

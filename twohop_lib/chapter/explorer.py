@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.interventions.edits import CrossPatch
-from twohop_lib.interventions.pairs import Task, accepted
+from twohop_lib.interventions.pairs import Pair, Task, condition_of, whose
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import Recorder
-from twohop_lib.scoring.matching import matches
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -24,7 +23,8 @@ class PatchExplorer:
     ) -> None:
         self.engine, self.questions, self.length = engine, list(questions), length
         self.recorders = {
-            task: Recorder(engine, benchmark, task, True, length) for task in ("identify", "fact")
+            task: Recorder(engine, benchmark, condition_of(task, "picture"), length)
+            for task in ("identify", "fact")
         }
 
     def say(self, target: Question, donor: Question, layer: int, task: Task) -> tuple[str, str]:
@@ -34,9 +34,7 @@ class PatchExplorer:
         text = self.engine.answers([row], self.length)[1][0]
         same = [q for q in self.questions if q.entity_id == donor.entity_id]
         theirs = next((q for q in same if q.relation == target.relation), donor)
-        right = [matches(text, accepted(q, task)) for q in (target, theirs)]
-        whose = "neither" if right[0] == right[1] else "target" if right[0] else "donor"
-        return text, whose
+        return text, whose(Pair(target, theirs), condition_of(task, "picture"), text)
 
     def widget(self) -> Widget:
         """Return the menu, for a notebook with a kernel."""

@@ -4,7 +4,7 @@ Nanda 2023; Syed et al. 2023. Two prompts differ in the entity alone: *clean*, a
 another entity in its place. The metric is logit(clean answer) − logit(corrupt answer) at the last
 position of the *corrupt* run. A component's score at a position is
 
-    (clean output − corrupt output) · ∂metric/∂output,
+    (clean output − corrupt output) · ∂metric/∂output        outputs [n, d_model]
 
 an estimate of how much the metric would *rise* if the clean output were written into the corrupt
 run: positive scores restore the clean answer. Components are what each block's MLP and attention
@@ -13,8 +13,9 @@ add to the stream (``mlp_out[b]``, ``attn_out[b]``).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +24,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from twohop_lib.benchmark.schema import Question
+from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import hooks
 from twohop_lib.interventions.edits import Write
+from twohop_lib.interventions.pairs import By, NothingLeft, Pair, condition_of, first_tokens
+from twohop_lib.interventions.recorder import Recorder, own_blocks
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.blocks import hooked
 
 COMPONENTS = ("mlp", "attn")
 #: Points between corrupt and clean at which the integrated variant takes gradients.
 STEPS = 5
+#: The small step of the finite difference (a share of the way to clean), and how far the gradient
+#: may be off it, by dtype: half precision rounds smaller steps away, and larger ones bend.
+STEP = {torch.float32: (1e-2, 0.05)}
+COARSE_STEP = (0.25, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +52,58 @@ class Contrast:
     corrupt: Recording
     right: int
     wrong: int
+    entity_id: str = ""
 
     def metric(self, logits: Tensor) -> Tensor:
         """logit(clean answer) − logit(corrupt answer), of logits ``[…, vocab]``."""
         return logits[..., self.right] - logits[..., self.wrong]
+
+
+def contrasts(
+    engine: Engine, benchmark: Benchmark, pairs: Iterable[Pair], by: By
+) -> Iterator[Contrast]:
+    """A contrast of each pair's fact question; those whose prompts differ in length are left out.
+
+    The target's picture (or name) is the clean one, the donor's in its place the corrupt.
+    """
+    condition = condition_of("fact", by)
+    recorded = Recorder(engine, benchmark, condition, from_start=True)
+    for pair in pairs:
+        clean, corrupt = recorded(pair.target), recorded(pair.donor, pair.target)
+        if (clean.n, clean.span) == (corrupt.n, corrupt.span):
+            right, wrong = first_tokens(engine.owner, pair, condition)
+            yield Contrast(clean, corrupt, right, wrong, pair.target.entity_id)
+
+
+def attribute(engine: Engine, found: Iterable[Contrast], integrated: bool = False) -> pd.DataFrame:
+    """Scores of all contrasts: ``contrast`` (its number), ``entity_id`` and as :func:`by_role`.
+
+    The control is on the first contrast's largest score: it must be the slope of the metric
+    (:func:`finite_difference`). Raises ControlFailed if it is not, NothingLeft without contrasts.
+    """
+    parts = []
+    for number, contrast in enumerate(found):
+        table = scores(engine, contrast, integrated)
+        if not parts:
+            _hold(engine, contrast)
+        part = by_role(engine, contrast, table)
+        parts.append(part.assign(contrast=number, entity_id=contrast.entity_id))
+    if not parts:
+        raise NothingLeft("No two prompts differ in the entity alone, so nothing is attributed.")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _hold(engine: Engine, contrast: Contrast) -> None:
+    step, allowed = STEP.get(engine.model.dtype, COARSE_STEP)
+    table = torch.stack([scores(engine, contrast)[kind] for kind in COMPONENTS])
+    kind, block, at = np.unravel_index(int(table.abs().argmax()), table.shape)
+    place = (COMPONENTS[kind], int(block), int(at))
+    gradient, slope = finite_difference(engine, contrast, place, step)
+    if not abs(gradient - slope) <= allowed * max(abs(gradient), abs(slope)):
+        raise ControlFailed(
+            f"An attribution ({gradient:.3g}) is not the slope of the metric ({slope:.3g}) at "
+            f"{place[0]} {place[1]}, position {place[2]}; results would mean nothing."
+        )
 
 
 def scores(engine: Engine, contrast: Contrast, integrated: bool = False) -> dict[str, Tensor]:
@@ -62,90 +118,78 @@ def scores(engine: Engine, contrast: Contrast, integrated: bool = False) -> dict
     a, b = contrast.clean, contrast.corrupt
     if a.n != b.n:
         raise TwohopError(f"Clean ({a.n}) and corrupt ({b.n}) prompts differ in length.")
-    own = [block for block in range(engine.n_blocks) if block not in engine.blocks.cross]
+    own = own_blocks(engine)
+    shares = [(i + 0.5) / STEPS for i in range(STEPS)] if integrated else [0.0]
+    gradients = [_gradients(engine, contrast, own, share) for share in shares]
     found = {}
-    gradient = _gradients(engine, contrast, own, integrated)
     for kind in COMPONENTS:
         clean, corrupt = (hooks.activations(engine, r, kind, own) for r in (a, b))
-        table = torch.zeros(engine.n_blocks, b.n)
+        found[kind] = torch.zeros(engine.n_blocks, b.n)
         for block in own:
+            slope = sum(made[kind, block] for made in gradients) / len(gradients)
             moved = (clean[block] - corrupt[block]).float()
-            table[block] = (moved * gradient[kind][block]).sum(-1).cpu()
-        found[kind] = table
+            found[kind][block] = (moved * slope).sum(-1).cpu()
     return found
 
 
 def _gradients(
-    engine: Engine, contrast: Contrast, own: Sequence[int], integrated: bool
-) -> dict[str, dict[int, Tensor]]:
-    """∂metric/∂component, ``[n, d_model]``, in the corrupt run (or averaged on the way)."""
-    total: dict[str, dict[int, Tensor]] = {kind: {} for kind in COMPONENTS}
-    shares = [(i + 0.5) / STEPS for i in range(STEPS)] if integrated else [0.0]
-    for share in shares:
-        made = _one_gradient(engine, contrast, own, share)
-        for kind in COMPONENTS:
-            for block, value in made[kind].items():
-                total[kind][block] = total[kind].get(block, 0) + value / len(shares)
-    return total
-
-
-def _one_gradient(
     engine: Engine, contrast: Contrast, own: Sequence[int], share: float
-) -> dict[str, dict[int, Tensor]]:
-    outputs: dict[str, dict[int, Tensor]] = {kind: {} for kind in COMPONENTS}
+) -> dict[tuple[str, int], Tensor]:
+    """∂metric/∂component ``[n, d_model]``, ``share`` of the way from corrupt to clean."""
+    outputs: dict[tuple[str, int], Tensor] = {}
 
-    def keep(kind: str, block: int) -> Any:
+    def keep(*name: Any) -> Callable[[Tensor], Tensor]:
         def hook(x: Tensor) -> Tensor:
-            # A leaf: what lies below does not need its gradient.
-            leaf = x.detach().clone().requires_grad_(True) if not x.requires_grad else x
-            leaf.retain_grad()
-            outputs[kind][block] = leaf
-            return leaf
+            outputs[name] = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+            outputs[name].retain_grad()
+            return outputs[name]
 
         return hook
 
     blocks = engine.blocks
     after = {blocks.mlp(b): keep("mlp", b) for b in own}
     after |= {blocks.attn(b): keep("attn", b) for b in own}
-    before = _moved(engine, contrast, share) if share else {}
-    was = [p.requires_grad for p in engine.model.parameters()]
+    before = {blocks.blocks[0]: _towards_clean(contrast, share)} if share else {}
+    with _differentiable(engine, before, after):
+        contrast.metric(_next_logits(engine, contrast.corrupt)).backward()
+    n = contrast.corrupt.n
+    return {name: x.grad.reshape(-1, x.shape[-1])[:n].float() for name, x in outputs.items()}
+
+
+@contextlib.contextmanager
+def _differentiable(
+    engine: Engine, before: Mapping[Any, Any], after: Mapping[Any, Any]
+) -> Iterator[None]:
+    """Hooks under which runs have gradients, none of them towards the weights."""
+    needed = [p.requires_grad for p in engine.model.parameters()]
     engine.model.requires_grad_(False)
     try:
         with torch.enable_grad(), hooked(before, after):
-            inputs = contrast.corrupt.inputs
-            logits = engine.model(**inputs, use_cache=False).logits[0, -1].float()
-            contrast.metric(logits).backward()
+            yield
     finally:
-        for parameter, needed in zip(engine.model.parameters(), was, strict=True):
-            parameter.requires_grad_(needed)
-    n = contrast.corrupt.n
-    return {
-        kind: {
-            block: leaf.grad.reshape(-1, leaf.shape[-1])[:n].float()
-            for block, leaf in found.items()
-            if leaf.grad is not None
-        }
-        for kind, found in outputs.items()
-    }
+        for parameter, was in zip(engine.model.parameters(), needed, strict=True):
+            parameter.requires_grad_(was)
 
 
-def _moved(engine: Engine, contrast: Contrast, share: float) -> dict[Any, Any]:
-    """Hooks that move the corrupt stream part of the way to the clean one at the span."""
+def _next_logits(engine: Engine, recording: Recording) -> Tensor:
+    return engine.model(**recording.inputs, use_cache=False).logits[0, -1].float()
+
+
+def _towards_clean(contrast: Contrast, share: float) -> Callable[[Tensor], Tensor]:
+    """Moves the corrupt ``resid[0]`` at the span part of the way to the clean one."""
     start, stop = contrast.corrupt.span
     if start == stop:
         raise TwohopError("The integrated variant needs a picture or name in the stream.")
     clean, corrupt = (
-        hooks.activations(engine, r, "resid", [0])[0][start:stop]
-        for r in (contrast.clean, contrast.corrupt)
+        r.resid[0, start - r.first : stop - r.first] for r in (contrast.clean, contrast.corrupt)
     )
-    between = corrupt + share * (clean - corrupt)
 
     def move(x: Tensor) -> Tensor:
         x = x.clone()
-        x[:, start:stop] = between
+        x[:, start:stop] = corrupt + share * (clean - corrupt)
         return x
 
-    return {engine.blocks.blocks[0]: move}
+    return move
 
 
 def by_role(engine: Engine, contrast: Contrast, table: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -172,6 +216,9 @@ def by_role(engine: Engine, contrast: Contrast, table: Mapping[str, Tensor]) -> 
     )
 
 
+# --- against true patching --------------------------------------------------------------------
+
+
 def true_effects(
     engine: Engine, contrast: Contrast, places: Sequence[tuple[str, int, int]]
 ) -> list[float]:
@@ -179,45 +226,39 @@ def true_effects(
 
     ``places`` are (component, block, position).
     """
-    rows = []
     needed = sorted({block for _, block, _ in places})
     clean = {kind: hooks.activations(engine, contrast.clean, kind, needed) for kind in COMPONENTS}
-    for kind, block, at in places:
-        rows.append(Write(contrast.corrupt, kind, (at,), {block: clean[kind][block][[at]]}))
+    edits = [
+        Write(contrast.corrupt, kind, (at,), {block: clean[kind][block][[at]]})
+        for kind, block, at in places
+    ]
     base = contrast.metric(contrast.corrupt.logits)
-    return (contrast.metric(engine.logits(rows)) - base.to(rows[0].target.logits.device)).tolist()
+    return (contrast.metric(engine.logits(edits)) - base).tolist()
 
 
 def against_truth(
-    engine: Engine,
-    contrasts: Sequence[Contrast],
-    estimates: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    places: int = 12,
-    seed: int = 0,
+    engine: Engine, found: Iterable[Contrast], places: int = 12, seed: int = 0
 ) -> pd.DataFrame:
-    """Estimates beside what patching really does, at places drawn at random.
+    """Both estimates beside what patching really does, at places drawn at random.
 
-    ``estimates`` are :func:`scores` of each contrast, by the name of their column. Places are at
-    the entity and at the last position, ``places`` of each contrast. Columns: ``component, block,
-    position, contrast`` (its number), one for each of ``estimates``, and ``true``.
+    Places are at the entity and at the last position, ``places`` of each contrast. Columns:
+    ``component, block, position, contrast`` (its number), ``estimated`` (from one gradient),
+    ``integrated`` and ``true``.
     """
     rng = np.random.default_rng(seed)
     parts = []
-    for number, contrast in enumerate(contrasts):
+    for number, contrast in enumerate(found):
         at = (*range(*contrast.corrupt.span), contrast.corrupt.n - 1)
         every = list(itertools.product(COMPONENTS, range(engine.n_blocks), at))
         drawn = rng.choice(len(every), size=min(places, len(every)), replace=False)
         here = [every[i] for i in sorted(drawn)]
+        columns = {}
+        for name in ("estimated", "integrated"):
+            table = scores(engine, contrast, integrated=name == "integrated")
+            columns[name] = [table[kind][block, p].item() for kind, block, p in here]
         part = pd.DataFrame(here, columns=["component", "block", "position"])
         parts.append(
-            part.assign(
-                contrast=number,
-                **{
-                    name: [tables[number][kind][block, p].item() for kind, block, p in here]
-                    for name, tables in estimates.items()
-                },
-                true=true_effects(engine, contrast, here),
-            )
+            part.assign(contrast=number, **columns, true=true_effects(engine, contrast, here))
         )
     return pd.concat(parts, ignore_index=True)
 
@@ -231,12 +272,11 @@ def finite_difference(
         hooks.activations(engine, r, kind, [block])[block][[at]]
         for r in (contrast.clean, contrast.corrupt)
     )
-    moved = clean - corrupt
-    rows = [
-        Write(contrast.corrupt, kind, (at,), {block: corrupt + sign * step * moved})
+    edits = [
+        Write(contrast.corrupt, kind, (at,), {block: corrupt + sign * step * (clean - corrupt)})
         for sign in (1, -1)
     ]
-    up, down = contrast.metric(engine.logits(rows)).tolist()
+    up, down = contrast.metric(engine.logits(edits)).tolist()
     return scores(engine, contrast)[kind][block, at].item(), (up - down) / (2 * step)
 
 
@@ -256,19 +296,10 @@ def image_relevance(
     kept: list[Tensor] = []
 
     def keep(x: Tensor) -> Tensor:
-        leaf = x.detach().clone().requires_grad_(True)
-        kept.append(leaf)
-        return leaf
+        kept.append(x.detach().clone().requires_grad_(True))
+        return kept[0]
 
-    was = [p.requires_grad for p in engine.model.parameters()]
-    engine.model.requires_grad_(False)
-    try:
-        block = engine.blocks.blocks[min(1, engine.n_blocks - 1)]
-        with torch.enable_grad(), hooked({block: keep}):
-            logits = engine.model(**target.inputs, use_cache=False).logits[0, -1].float()
-            (logits[name] - logits.mean()).backward()
-    finally:
-        for parameter, needed in zip(engine.model.parameters(), was, strict=True):
-            parameter.requires_grad_(needed)
-    leaf = kept[0]
-    return (leaf * leaf.grad)[0, list(at)].float().sum(-1).abs().detach().cpu()
+    with _differentiable(engine, {engine.blocks.blocks[min(1, engine.n_blocks - 1)]: keep}, {}):
+        logits = _next_logits(engine, target)
+        (logits[name] - logits.mean()).backward()
+    return (kept[0] * kept[0].grad)[0, list(at)].float().sum(-1).abs().detach().cpu()

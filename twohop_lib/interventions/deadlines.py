@@ -1,92 +1,100 @@
-"""Until which layer can a state that arrives still be turned into its fact?"""
+"""The recall deadline: until which layer can a state that arrives still be turned into its fact?
+
+In the text backbone alone. A question with a placeholder where the name would be is run, and the
+named run's own state of block s, at the last token of the name, is written over the placeholder at
+a later layer l:
+
+    resid_placeholder[l][p] ← resid_named[s][last token of the name]        l ≥ s,  [d_model]
+
+With s fixed, the state carries the same however late it arrives; what it lacks is the blocks that
+it missed. (Ours; that early layers enrich an entity with its facts is Geva et al. 2023's finding.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import pandas as pd
-from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import hooks
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.pairs import Pair
+from twohop_lib.interventions.pairs import Pair, whose
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import (
-    LENGTH,
-    ControlFailed,
-    _told,
-    named_recording,
-    stored,
-    together,
-)
+from twohop_lib.interventions.sweep import Control, Kept, Outcome, Trial, sweep
 from twohop_lib.models.prompts import Prompt
 
 #: Words that stand where a name would, tried in this order.
 PLACEHOLDERS = ("X", "it", "here", "that", "one")
 
 
-def deadline(
+def recall_deadline(
     backbone: Engine,
     benchmark: Benchmark,
     pairs: Sequence[Pair],
     states: Sequence[int] = (2,),
-    labels: dict[str, Any] | None = None,
-    length: int = LENGTH,
-    folder: str | Path | None = None,
+    **kept: Unpack[Kept],
 ) -> pd.DataFrame:
-    """Until which layer can the backbone turn an arriving entity into its fact?
+    """Write an entity's state over a placeholder, at one layer after another.
 
-    A question with a placeholder instead of the name is run; the entity's own state, ``resid[s]``
-    at its last name token, is written over the placeholder at ``resid[l]``, for each s of
-    ``states`` and l ≥ s. Returns answer records with ``state`` (s), ``layer`` (l), ``arm``
-    ("entity", "wrong entity": the pair's donor, or "nothing": the placeholder's own state) and
-    ``follows``.
+    Returns answer records of the fact questions with ``state`` (s, each of ``states``), ``layer``
+    (l, from s to the last block's), ``arm`` ("entity", "wrong entity": the pair's donor, or
+    "nothing": the placeholder's own state, with neither state nor layer) and ``follows`` ("right",
+    "donor" or "neither": whose fact is given).
 
-    Raises ControlFailed if the entity's state, written into its own prompt where it comes from,
-    changes the run.
+    Raises ControlFailed if a state written where it comes from changes its run, or writing nothing
+    that of the placeholder; TwohopError as :func:`placeholder` does.
     """
-
     word = placeholder(backbone)
 
-    def work(part: list[Pair]) -> list[dict[str, Any]]:
-        planned = []
-        for pair in part:
-            asked = pair.target
-            text = asked.question_by_name.replace(asked.entity, word)
-            empty = backbone.record(
-                Prompt("by_name", text, False), None, word, length, from_start=True
-            )
-            at = (empty.roles.entity[-1],)
-            runs = {
-                "entity": named_recording(backbone, asked),
-                "wrong entity": named_recording(backbone, asked, pair.donor),
-            }
-            values = {
-                arm: hooks.activations(backbone, r, "resid", list(states))
-                for arm, r in runs.items()
-            }
-            for s in states:
-                _same_layer(backbone, runs["entity"], values["entity"][s], s, ControlFailed)
-                for layer in range(s, backbone.n_blocks):
-                    for arm, r in runs.items():
-                        state = values[arm][s][[r.roles.entity[-1]]]
-                        row = Write(empty, "resid", at, {layer: state})
-                        planned.append((pair, arm, s, layer, row))
-            planned.append((pair, "nothing", -1, -1, Write(empty, "resid", at, {})))
-        said = backbone.answers([row for *_, row in planned], length)[1]
-        return [
-            _told(pair, text) | {"condition": "llm_by_name", "arm": arm, "state": s, "layer": layer}
-            for (pair, arm, s, layer, _), text in zip(planned, said, strict=True)
-        ]
+    def edits(pair: Pair, named: Recorder) -> Iterator[Trial]:
+        text = pair.target.question_by_name.replace(pair.target.entity, word)
+        prompt = Prompt("by_name", text, False)
+        empty = backbone.record(prompt, None, word, named.max_new_tokens, from_start=True)
+        at = (empty.roles.entity[-1],)
+        runs = {"entity": named(pair.target), "wrong entity": named(pair.donor, pair.target)}
+        for s in states:
+            for layer in range(s, backbone.n_blocks):
+                for arm, run in runs.items():
+                    edit = Write(empty, "resid", at, {layer: run.resid[s, _last(run)]})
+                    yield Trial(edit, {"arm": arm, "state": s, "layer": layer})
+        nothing = {"arm": "nothing", "state": None, "layer": None}
+        yield Trial(Write(empty, "resid", at, {}), nothing)
 
-    what = {"experiment": "deadline", "task": "fact", "states": list(states), "length": length}
-    groups = together(pairs, lambda pair: pair.target.question_id)
-    return stored(backbone, benchmark, groups, work, what | {"word": word}, labels, folder)
+    def control(pair: Pair, named: Recorder, trials: list[Trial]) -> Iterator[Control]:
+        run, empty = named(pair.target), trials[-1].edit.target
+        says = "A state written where it comes from changed the run"
+        for s in states:
+            itself = Write(run, "resid", run.roles.entity[-1:], {s: run.resid[s, _last(run)]})
+            yield Control(itself, run, says, empty)
+        yield Control(trials[-1].edit, empty, "Writing nothing changed the run", run)
+
+    def record(pair: Pair, outcome: Outcome) -> dict[str, Any]:
+        told = whose(pair, "llm_by_name", outcome.said)
+        return {"follows": "right" if told == "target" else told}
+
+    return sweep(
+        backbone,
+        benchmark,
+        pairs,
+        experiment="deadline",
+        condition="llm_by_name",
+        from_start=True,
+        edits=edits,
+        control=control,
+        record=record,
+        settings={"states": list(states), "word": word},
+        types={"state": "Int64", "layer": "Int64"},
+        **kept,
+    )
+
+
+def _last(named: Recording) -> list[int]:
+    """Where ``resid[s]`` of a recording has the name's last token."""
+    return [named.roles.entity[-1] - named.first]
 
 
 def placeholder(backbone: Engine) -> str:
@@ -100,12 +108,3 @@ def placeholder(backbone: Engine) -> str:
         if ids and tokenizer.unk_token_id not in ids:
             return word
     raise TwohopError(f"The tokenizer knows none of {', '.join(PLACEHOLDERS)}.")
-
-
-def _same_layer(
-    backbone: Engine, named: Recording, state: Tensor, layer: int, failed: Callable[[str], Any]
-) -> None:
-    last = named.roles.entity[-1]
-    row = Write(named, "resid", (last,), {layer: state[[last]]})
-    if not backbone.close(backbone.logits([row])[0], named.logits):
-        raise failed("A state written where it comes from changed the run; results mean nothing.")

@@ -1,25 +1,27 @@
-"""Forward freezing: the picture's stream held at a layer (Cohen et al. 2025)."""
+"""Forward freezing: the picture's stream held at a layer (Cohen et al. 2025, forward patching).
+
+The picture's positions enter blocks k + 1 … T with the value that they had when they entered k,
+and run on from there behind block T:
+
+    resid[b][span] ← resid[k][span]        b = k + 1 … T,  [span, d_model]
+
+So blocks above k read a picture that is not worked on any further. k = T is the run left alone. By
+name, the same is done in a text model at the name's tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import pandas as pd
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.interventions.edits import Freeze
-from twohop_lib.interventions.pairs import Task
+from twohop_lib.interventions.pairs import By, Task, condition_of
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import (
-    LENGTH,
-    ControlFailed,
-    Recorder,
-    _record,
-    stored,
-    together,
-)
+from twohop_lib.interventions.sweep import Control, Kept, Outcome, Trial, sweep
 
 
 def freeze_ends(n_blocks: int, switch: float | None = None) -> list[int]:
@@ -33,50 +35,46 @@ def freeze(
     benchmark: Benchmark,
     questions: Sequence[Question],
     task: Task = "identify",
-    by: Literal["picture", "name"] = "picture",
+    by: By = "picture",
     until: Sequence[int] = (),
-    labels: dict[str, Any] | None = None,
-    length: int = LENGTH,
-    folder: str | Path | None = None,
+    **kept: Unpack[Kept],
 ) -> pd.DataFrame:
     """Hold the picture's (or name's) stream at ``resid[layer]`` up to a block, for every layer.
 
-    ``until`` are the last frozen blocks. Returns answer records with ``experiment, task, by,
-    layer, until, unchanged`` (the answer is word for word that of the run left alone) and
-    ``computation``; ``layer`` = ``until`` is the run left alone.
+    ``until`` are the last frozen blocks (T); ``layer`` (k) goes from 0 to each. Returns answer
+    records with ``layer, until`` and ``unchanged``: the answer is word for word that of the run
+    left alone.
 
-    Raises UnsupportedSite where pictures have no positions in the stream, ControlFailed if
+    Raises UnsupportedSite where pictures have no positions in the stream; ControlFailed if
     freezing nothing changes a run.
     """
     ends = sorted(set(until))
 
-    def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, task, by == "picture", length, from_start=True)
-        kept = [
-            (question, Freeze(record(question), layer, end))
-            for question in part
-            for end in ends
-            for layer in range(end + 1)
-        ]
-        rows = [row for _, row in kept]
-        logits, said = engine.answers(rows, length)
-        own = {}
-        for (question, row), got, text in zip(kept, logits, said, strict=True):
-            if row.layer == row.until:
-                own[question.question_id] = text
-                if not engine.close(got, row.target.logits):
-                    raise ControlFailed("Freezing nothing changed a run; results mean nothing.")
-        return [
-            _record(question, task, by, text)
-            | {
-                "layer": row.layer,
-                "until": row.until,
-                "unchanged": text == own[question.question_id],
-                "computation": engine.computation(row),
-            }
-            for (question, row), text in zip(kept, said, strict=True)
-        ]
+    def edits(question: Question, recorded: Recorder) -> Iterator[Trial]:
+        target = recorded(question)
+        for end in ends:
+            for layer in range(end + 1):
+                yield Trial(Freeze(target, layer, end), {"layer": layer, "until": end})
 
-    what = {"experiment": "freeze", "task": task, "by": by, "until": ends, "length": length}
-    groups = together(questions, lambda q: q.question_id)
-    return stored(engine, benchmark, groups, work, what, labels, folder)
+    def control(question: Question, recorded: Recorder, trials: list[Trial]) -> Iterator[Control]:
+        for trial in trials:
+            if trial.edit.layer == trial.edit.until:
+                yield Control(trial.edit, trial.edit.target, "Freezing nothing changed a run")
+
+    def record(question: Question, outcome: Outcome) -> dict[str, Any]:
+        return {"unchanged": outcome.said == outcome.alone}
+
+    return sweep(
+        engine,
+        benchmark,
+        questions,
+        experiment="freeze",
+        condition=condition_of(task, by),
+        from_start=True,
+        edits=edits,
+        control=control,
+        record=record,
+        settings={"until": ends},
+        types={"until": "Int64"},
+        **kept,
+    )

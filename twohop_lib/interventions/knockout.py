@@ -1,31 +1,30 @@
-"""Attention knockout: attention edges cut in a window of blocks (Geva et al. 2023)."""
+"""Attention knockout: attention edges cut in a window of blocks (Geva et al. 2023, §4).
+
+In blocks [start, stop) the queries at some positions do not see the keys at others: the attention
+scores ``[batch, head, query, key]`` are minus infinity there, and the weights exactly 0. Edges are
+written query→key. In models with cross-attention, queries cut off from the picture pass its
+blocks unchanged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.edits import Knockout
-from twohop_lib.interventions.pairs import Task
+from twohop_lib.interventions.pairs import Task, condition_of
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import (
-    LENGTH,
-    ControlFailed,
-    Recorder,
-    _record,
-    stored,
-    together,
-)
+from twohop_lib.interventions.sweep import Control, Kept, Outcome, Trial, sweep
 
 #: Attention edges, written query→key.
 EDGES = ("question→image", "last→image", "last→question")
-
 
 Mode = Literal["below", "above", "window"]
 
@@ -48,15 +47,13 @@ def knockout(
     task: Task = "identify",
     edges: Sequence[str] = EDGES,
     modes: Sequence[tuple[Mode, int]] = (("below", 0), ("above", 0)),
-    labels: dict[str, Any] | None = None,
-    length: int = LENGTH,
-    folder: str | Path | None = None,
+    **kept: Unpack[Kept],
 ) -> pd.DataFrame:
     """Cut attention edges in a window of blocks, and read out what is left.
 
     ``modes`` are (mode, width of a sliding window). "question→image" cuts every token behind the
-    picture off from it, the last one included. Returns answer records with ``experiment, task,
-    edge, mode, start, stop, unchanged`` and ``computation``.
+    picture off from it, the last one included. Returns answer records with ``edge, mode, start,
+    stop`` and ``unchanged``: the answer is word for word that of the run left alone.
 
     Raises ControlFailed if cutting nothing changes a run.
     """
@@ -64,40 +61,35 @@ def knockout(
         (mode, *window) for mode, width in modes for window in windows(engine.n_blocks, mode, width)
     ]
 
-    def work(part: list[Question]) -> list[dict[str, Any]]:
-        record = Recorder(engine, benchmark, task, True, length)
-        kept = []
-        for question in part:
-            target = record(question)
-            for edge in edges:
-                queries, keys = edge_positions(target, edge)
-                kept += [
-                    (question, edge, mode, Knockout(target, queries, keys, start, stop))
-                    for mode, start, stop in spans
-                ]
-        logits, said = engine.answers([row for *_, row in kept], length)
-        own = {}
-        for (question, _, _, row), got, text in zip(kept, logits, said, strict=True):
-            if row.start == row.stop:
-                own[question.question_id] = text
-                if not engine.close(got, row.target.logits):
-                    raise ControlFailed("Knocking out nothing changed a run; results mean nothing.")
-        return [
-            _record(question, task, "picture", text)
-            | {
-                "edge": edge,
-                "mode": mode,
-                "start": row.start,
-                "stop": row.stop,
-                "unchanged": text == own.get(question.question_id, text),
-                "computation": engine.computation(row),
-            }
-            for (question, edge, mode, row), text in zip(kept, said, strict=True)
-        ]
+    def edits(question: Question, recorded: Recorder) -> Iterator[Trial]:
+        target = recorded(question)
+        for edge in edges:
+            queries, keys = edge_positions(target, edge)
+            for mode, start, stop in spans:
+                site = {"edge": edge, "mode": mode, "start": start, "stop": stop}
+                yield Trial(Knockout(target, queries, keys, start, stop), site)
 
-    what = {"experiment": "knockout", "task": task, "edges": list(edges), "windows": spans}
-    groups = together(questions, lambda q: q.question_id)
-    return stored(engine, benchmark, groups, work, what | {"length": length}, labels, folder)
+    def control(question: Question, recorded: Recorder, trials: list[Trial]) -> Iterator[Control]:
+        nothing = [t.edit for t in trials if t.edit.start == t.edit.stop]
+        # Sliding windows are never empty.
+        for edit in nothing or [replace(trials[0].edit, start=0, stop=0)]:
+            yield Control(edit, edit.target, "Knocking out nothing changed a run")
+
+    def record(question: Question, outcome: Outcome) -> dict[str, Any]:
+        return {"unchanged": outcome.said == outcome.alone}
+
+    return sweep(
+        engine,
+        benchmark,
+        questions,
+        experiment="knockout",
+        condition=condition_of(task, "picture"),
+        edits=edits,
+        control=control,
+        record=record,
+        settings={"edges": list(edges), "windows": spans},
+        **kept,
+    )
 
 
 def edge_positions(target: Recording, edge: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,206 +1,230 @@
-"""What every sweep shares: recorded prompts, controls that raise, work stored as it is done."""
+"""One sweep for every experiment: edits of recorded runs, controls that raise, work that is kept.
+
+An experiment says which edits it makes of an item's run, which of them (or of further ones) must
+give a run that is known, and what its records hold beside the answer. The sweep records the runs,
+carries out the edits of a few items as one batch, holds every control, and stores what is done as
+it is done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import pandas as pd
-from PIL import Image
+import torch
+from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions.pairs import Pair, Task, accepted, prompt_of
+from twohop_lib.interventions.edits import Edit
+from twohop_lib.interventions.pairs import NothingLeft, Pair
+from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.models.blocks import UnsupportedSite
-from twohop_lib.models.prompts import Prompt
 from twohop_lib.runs import store
-from twohop_lib.runs.evaluate import judge
-from twohop_lib.scoring.matching import matches
+from twohop_lib.runs.conditions import CONDITIONS, judge
 
 #: Targets whose recordings are held at once.
 AT_ONCE = 4
-
-
 #: Tokens of an answer.
-LENGTH = 8
+MAX_NEW_TOKENS = 8
+
+Item = TypeVar("Item", Question, Pair)
 
 
 class ControlFailed(TwohopError):
-    """A control of a sweep did not come out as it must; its results would mean nothing."""
+    """A control of an experiment did not come out as it must; its results would mean nothing."""
 
 
-class NothingLeft(TwohopError):
-    """A sweep has no item that it could be run on."""
+class Kept(TypedDict, total=False):
+    """What every experiment takes beside its own parameters.
+
+    ``labels`` are columns of the records (by default ``model`` and ``seed``), ``max_new_tokens``
+    those of an answer (:data:`MAX_NEW_TOKENS`), ``folder`` is where finished work is stored.
+    """
+
+    labels: Mapping[str, Any]
+    max_new_tokens: int
+    folder: str | Path | None
 
 
-class Recorder:
-    """Records prompts of one task, each once."""
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """An edit, and the columns of the records that say where it is made."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        benchmark: Benchmark,
-        task: Task,
-        picture: bool,
-        length: int,
-        from_start: bool = False,
-    ) -> None:
-        self.engine, self.benchmark, self.task = engine, benchmark, task
-        self.picture, self.length, self.from_start = picture, length, from_start
-        self.made: dict[tuple[str, ...], Recording] = {}
-
-    def __call__(self, shown: Question, asked: Question | None = None) -> Recording:
-        """Record ``asked`` (itself, if None) with the picture, or the name, of ``shown``."""
-        asked = asked or shown
-        key = (shown.entity_id, asked.question_id)
-        if key not in self.made:
-            prompt = prompt_of(asked, self.task, self.picture)
-            image, entity = None, None
-            if self.picture:
-                image = fitted(self.benchmark.image(shown), self.benchmark.image(asked))
-            else:
-                # The donor's name in the target's question.
-                prompt = Prompt(prompt.kind, prompt.text.replace(asked.entity, shown.entity), False)
-                entity = shown.entity
-            self.made[key] = self.engine.record(prompt, image, entity, self.length, self.from_start)
-        return self.made[key]
+    edit: Edit
+    site: Mapping[str, Any]
 
 
-def fitted(picture: Image.Image, like: Image.Image) -> Image.Image:
-    """A picture at the size of another: scaled to fit, centred on grey."""
-    picture = picture.convert("RGB")
-    if picture.size == like.size:
-        return picture
-    scale = min(a / b for a, b in zip(like.size, picture.size, strict=True))
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    whole = Image.new("RGB", like.size, (128, 128, 128))
-    at = tuple((a - b) // 2 for a, b in zip(like.size, size, strict=True))
-    whole.paste(picture.resize(size, Image.Resampling.LANCZOS), at)
-    return whole
+@dataclass(frozen=True, eq=False)
+class Control:
+    """An edit, one of the sweep's own or a further one, whose run must be one that is known.
+
+    Its next-token logits must be those of ``wanted``; ``says`` is what did not hold otherwise
+    ("Patching a run with itself changed it"). ``away`` is the run that it must be told from; None:
+    of the item's own trials the one that is farthest from ``wanted``.
+    """
+
+    edit: Edit
+    wanted: Recording
+    says: str
+    away: Recording | None = None
 
 
-def _record(question: Question, task: Task, by: str, said: str) -> dict[str, Any]:
-    condition = {
-        ("identify", "picture"): "identify",
-        ("identify", "name"): "llm_identify",
-        ("fact", "picture"): "by_picture",
-        ("fact", "name"): "llm_by_name",
-    }[task, by]
-    row = judge(question, condition, said)
-    return {k: v for k, v in row.items() if k not in ("named", "named_right")}
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of one trial.
+
+    ``logits`` ``[vocab]`` are those of the next token (float32), ``said`` is the greedy answer,
+    ``alone`` what the target's run says when left alone (None if no control gives that run).
+    """
+
+    edit: Edit
+    logits: Tensor
+    said: str
+    alone: str | None
 
 
-def together(items: Iterable[Any], key: Callable[[Any], str]) -> list[list[Any]]:
-    """Items in parts that are run, and stored, at once: those of one target stay together."""
-    by: dict[str, list[Any]] = {}
-    for item in items:
-        by.setdefault(key(item), []).append(item)
-    groups = list(by.values())
-    return [
-        [item for group in groups[i : i + AT_ONCE] for item in group]
-        for i in range(0, len(groups), AT_ONCE)
-    ]
-
-
-def stored(
+def sweep(
     engine: Engine,
     benchmark: Benchmark,
-    parts: list[list[Any]],
-    work: Callable[[list[Any]], list[dict[str, Any]]],
-    what: dict[str, Any],
-    labels: dict[str, Any] | None,
-    folder: str | Path | None,
-    others: dict[str, Engine] | None = None,
+    items: Sequence[Item],
+    *,
+    experiment: str,
+    condition: str,
+    edits: Callable[[Item, Recorder], Iterable[Trial]],
+    control: Callable[[Item, Recorder, list[Trial]], Iterable[Control]],
+    record: Callable[[Item, Outcome], Mapping[str, Any]],
+    from_start: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    types: Mapping[str, str] | None = None,
+    others: Sequence[Engine] = (),
+    labels: Mapping[str, Any] | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Run the parts, each stored as it is done; returns all their rows.
+    """Run ``edits(item, recorded)`` of every item; returns one answer record a trial.
 
-    ``others`` are further models that the work uses.
+    Items (questions, or pairs of target and donor) are asked in ``condition``; those of
+    :data:`AT_ONCE` targets are run, and with
+    ``folder`` stored, as one part. ``recorded`` records them (with ``from_start`` as in
+    :meth:`Engine.record`); ``control(item, recorded, trials)`` gives an item's controls. A record
+    is that of the target's answer (:func:`~twohop_lib.runs.conditions.judge`) with ``labels``,
+    ``experiment, intervention, task, by``, ``donor_id`` of a pair, the trial's site,
+    ``computation`` ("splice" or "reference") and what ``record(item, outcome)`` adds. ``settings``
+    are what else the results depend on, as JSON can hold it, and ``others`` further engines that
+    the edits use. ``types`` are those of columns that may be null.
+
+    Raises ControlFailed if a control fails or an item has none; NothingLeft if no item has a trial.
     """
-    labels = {"model": engine.owner.name, "seed": benchmark.seed} | (labels or {})
+    how = CONDITIONS[condition]
+    labels = {"model": engine.owner.name, "seed": benchmark.seed} | dict(labels or {})
+    about = {
+        "experiment": experiment,
+        "intervention": experiment,
+        "task": "identify" if how.names else "fact",
+        "by": "name" if how.answered_by == "backbone" else "picture",
+    }
+    recorded = Recorder(engine, benchmark, condition, max_new_tokens, from_start)
     key: dict[str, Any] = {}
     if folder is not None:
-        weights: Any = store.model_key(engine.owner)
-        if others:
-            weights = [weights, {k: store.model_key(e.owner) for k, e in others.items()}]
         key = {
-            **what,
+            **(settings or {}),
             **labels,
+            **about,
+            "condition": condition,
             **store.code_key(),
-            "weights": weights,
+            "max_new_tokens": max_new_tokens,
+            "weights": [store.model_key(e.owner) for e in (engine, *others)],
             "benchmark": benchmark.hash,
         }
-    frames = []
-    for part in parts:
-        named = [
-            [q.question_id for q in (item.target, item.donor)]
-            if isinstance(item, Pair)
-            else item.question_id
-            for item in part
-        ]
 
-        def compute(part: list[Any] = part) -> pd.DataFrame:
-            rows = [
-                labels | row | {"experiment": what["experiment"], "task": what["task"]}
-                for row in work(part)
+    def run(part: list[Item]) -> pd.DataFrame:
+        planned = []
+        for item in part:
+            trials = list(edits(item, recorded))
+            if trials:
+                planned.append((item, trials, list(control(item, recorded, trials))))
+        outcomes = _run(engine, [(t, c) for _, t, c in planned], max_new_tokens)
+        return pd.DataFrame(
+            [
+                {
+                    **labels,
+                    **judge(_target(item), condition, outcome.said),
+                    **about,
+                    **({"donor_id": item.donor.entity_id} if isinstance(item, Pair) else {}),
+                    **trial.site,
+                    **record(item, outcome),
+                    "computation": engine.computation(trial.edit),
+                }
+                for (item, trials, _), found in zip(planned, outcomes, strict=True)
+                for trial, outcome in zip(trials, found, strict=True)
             ]
-            frame = pd.DataFrame(rows)
-            if "by" in what:
-                frame["by"] = what["by"]
-            return _typed(frame)
+        )
 
-        frames.append(_typed(store.cached(folder, key | {"items": named}, compute)))
-    frames = [frame for frame in frames if len(frame)]
+    frames = []
+    for part in _parts(items):
+        names = [[q.question_id for q in _questions(item)] for item in part]
+        frame = store.cached(folder, key | {"items": names}, partial(run, part))
+        if len(frame):
+            frames.append(frame.astype(dict(types or {})))
     if not frames:
         raise NothingLeft(
-            "Nothing is left to run: no item has a donor or the positions that this sweep needs."
+            "Nothing is left to run: there is no item, or none has a donor or the positions that "
+            "this experiment needs."
         )
     return pd.concat(frames, ignore_index=True)
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns that may be empty keep their types where all of their rows are."""
-    types = {"until": "Int64", "calibrated": "Float64"}
-    return frame.astype({k: v for k, v in types.items() if k in frame})
-
-
-def own_blocks(engine: Engine) -> list[int]:
-    """The blocks that a VLM shares with its backbone: all but inserted cross-attention ones."""
-    return [b for b in range(engine.n_blocks) if b not in engine.blocks.cross]
-
-
-def receiving(engine: Engine, target: Recording) -> tuple[int, ...]:
-    """The positions that stand for the picture: its own, or the token that announces it.
-
-    Raises UnsupportedSite if a cross-attention model's prompt has no such token.
-    """
-    if target.span[1]:
-        return tuple(target.roles.image) or tuple(range(*target.span))
-    site = engine.site
-    at = tuple(p for p, i in enumerate(target.ids) if site is not None and i in site.token_ids)
-    if not at:
-        raise UnsupportedSite(
-            "This model's prompt has no token that stands for the picture, so nothing can be "
-            "written there."
+def _run(
+    engine: Engine, planned: list[tuple[list[Trial], list[Control]]], max_new_tokens: int
+) -> list[list[Outcome]]:
+    """What comes of each item's trials, once all its controls hold."""
+    # Edits are told apart by identity; one that is both a trial and a control's is run once.
+    edits = list(dict.fromkeys(x.edit for trials, held in planned for x in (*trials, *held)))
+    if not edits:
+        return []
+    logits, said = engine.answers(edits, max_new_tokens)
+    at = {edit: i for i, edit in enumerate(edits)}
+    found = []
+    for trials, held in planned:
+        own = torch.stack([logits[at[t.edit]] for t in trials])
+        _hold(engine, held, [logits[at[c.edit]] for c in held], own)
+        alone = next((said[at[c.edit]] for c in held if c.wanted is c.edit.target), None)
+        found.append(
+            [Outcome(t.edit, x, said[at[t.edit]], alone) for t, x in zip(trials, own, strict=True)]
         )
-    return at
+    return found
 
 
-def named_recording(
-    backbone: Engine, question: Question, named: Question | None = None
-) -> Recording:
-    """The backbone's run on a question that names an entity (another's name: ``named``)."""
-    entity = (named or question).entity
-    text = question.question_by_name.replace(question.entity, entity)
-    return backbone.record(Prompt("by_name", text, False), None, entity, from_start=True)
+def _hold(engine: Engine, controls: list[Control], got: list[Tensor], own: Tensor) -> None:
+    """Raise ControlFailed unless every control's run is the one it must be."""
+    if not controls:
+        raise ControlFailed("An experiment had no control to hold; its results would mean nothing.")
+    for control, logits in zip(controls, got, strict=True):
+        wanted = control.wanted.logits
+        farthest = own[(own - wanted).abs().amax(-1).argmax()]
+        away = farthest if control.away is None else control.away.logits
+        if engine.close(away, wanted) or not engine.close(logits, wanted):
+            raise ControlFailed(f"{control.says}; results would mean nothing.")
 
 
-def _told(pair: Pair, said: str) -> dict[str, Any]:
-    """One answer's record, and whose fact it is."""
-    right = [matches(said, accepted(q, "fact")) for q in (pair.target, pair.donor)]
-    follows = "neither" if right[0] == right[1] else "right" if right[0] else "donor"
-    row = judge(pair.target, "by_picture", said)
-    row = {k: v for k, v in row.items() if k not in ("named", "named_right")}
-    return row | {"donor_id": pair.donor.entity_id, "follows": follows}
+def _questions(item: Question | Pair) -> list[Question]:
+    return [item.target, item.donor] if isinstance(item, Pair) else [item]
+
+
+def _target(item: Question | Pair) -> Question:
+    return _questions(item)[0]
+
+
+def _parts(items: Sequence[Item]) -> list[list[Item]]:
+    """Items in parts of :data:`AT_ONCE` targets."""
+    by: dict[str, list[Item]] = {}
+    for item in items:
+        by.setdefault(_target(item).question_id, []).append(item)
+    groups = list(by.values())
+    return [sum(groups[i : i + AT_ONCE], []) for i in range(0, len(groups), AT_ONCE)]

@@ -30,6 +30,11 @@ class UnsupportedSite(TwohopError):
     """An operation that has no meaning on this model, or none that is exact."""
 
 
+def early_blocks(n_blocks: int) -> int:
+    """How many of the lowest blocks count as early: a quarter of them, at least two."""
+    return max(2, n_blocks // 4)
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """The decoder of a model: ``n_blocks`` blocks of width ``d_model``, and what lies around them.

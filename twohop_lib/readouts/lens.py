@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 
 from twohop_lib.benchmark.schema import Benchmark, Question
-from twohop_lib.interventions.pairs import accepted, first_token, prompt_of
+from twohop_lib.interventions.pairs import first_token
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.runs.conditions import accepted, prompt_of
 
 
 @torch.inference_mode()
@@ -22,9 +23,9 @@ def logit_lens(engine: Engine, benchmark: Benchmark, questions: Sequence[Questio
     """
     rows = []
     for question in questions:
-        prompt = prompt_of(question, "fact", True)
+        prompt = prompt_of("by_picture", question)
         made = engine.record(prompt, benchmark.image(question).convert("RGB"))
-        right = first_token(engine.owner, prompt, accepted(question, "fact")[0])
+        right = first_token(engine.owner, prompt, accepted("by_picture", question)[0])
         p = engine.head(made.resid[:, -1]).softmax(-1)
         emitted = int(made.logits.argmax())
         rows += [

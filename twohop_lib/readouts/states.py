@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twohop_lib.benchmark.schema import Benchmark, Question
-from twohop_lib.interventions.pairs import prompt_of
+from twohop_lib.interventions.recorder import own_blocks, receiving
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import own_blocks, receiving
-from twohop_lib.models.prompts import Prompt
+from twohop_lib.runs.conditions import prompt_of
 
 FloatArray = NDArray[np.float32]
 ROLES = ("image", "last")
@@ -41,7 +40,7 @@ def image_states(
     found: dict[str, list[FloatArray]] = {role: [] for role in ROLES}
     for question in questions:
         picture = benchmark.image(question).convert("RGB")
-        prompt = prompt_of(question, "identify", True)
+        prompt = prompt_of("identify", question)
         for number in views:
             made = engine.record(prompt, view(picture, number), from_start=True)
             places = {"image": receiving(engine, made)[-1], "last": made.n - 1}
@@ -67,7 +66,7 @@ def name_states(backbone: Engine, questions: Sequence[Question]) -> FloatArray:
     """The backbone's states at the last name token of a text, ``[question, layer, d_model]``."""
     states = []
     for question in questions:
-        prompt = Prompt("by_name", f"{question.entity}\n{question.identify_prompt}", False)
+        prompt = prompt_of("llm_identify", question)
         made = backbone.record(prompt, None, question.entity, from_start=True)
         at = made.roles.entity[-1] - made.first
         states.append(made.resid[:, at].float().cpu().numpy())

@@ -464,6 +464,13 @@ def _frame(folder: Path, chapters: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def _clean(frame: pd.DataFrame) -> pd.DataFrame:
+    """Answers of the model left alone, each once however many chapters hold it."""
+    if not len(frame):
+        return frame
+    return records.untouched(frame).drop_duplicates(list(records.ANSWER_KEY))
+
+
 def _why_not(report: dict[str, Any], frame: pd.DataFrame) -> str | None:
     """Return why a run is no result, or None if it is one."""
     if report.get("untrained"):
@@ -472,7 +479,8 @@ def _why_not(report: dict[str, Any], frame: pd.DataFrame) -> str | None:
             "The weights of this model look random (text surprises it "
             f"{share:.2f} times as much as it would a uniform guess)."
         )
-    named = frame[frame["condition"] == "identify"] if "condition" in frame else frame
+    clean = _clean(frame)
+    named = clean[clean["condition"] == "identify"] if len(clean) else clean
     if len(named) and not named["correct"].any():
         count = named["entity_id"].nunique()
         return f"This model named none of the {count} entities that it was shown."
@@ -578,7 +586,7 @@ def _write_index(
     e = html.escape
     table = ""
     if len(frame):
-        by = frame.groupby("condition", sort=False)["correct"].agg(["mean", "size"])
+        by = _clean(frame).groupby("condition", sort=False)["correct"].agg(["mean", "size"])
         rows = "".join(
             f"<tr><td>{e(name)}</td><td>{row['mean']:.1%}</td><td>{row['size']:.0f}</td></tr>"
             for name, row in by.iterrows()

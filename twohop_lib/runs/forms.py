@@ -9,7 +9,7 @@ import pandas as pd
 from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.models import prompts
 from twohop_lib.models.loading import Vlm
-from twohop_lib.runs.evaluate import judge
+from twohop_lib.runs.conditions import judge
 from twohop_lib.runs.generate import answer
 
 KINDS = ("name_first", "name_given", "neutral", "choice_by_name", "choice_by_picture")
