@@ -68,9 +68,9 @@ ANSWER_SCHEMA = pa.schema(
 
 #: What makes an answer record unique: these, and those of the sites' columns that a frame has.
 ANSWER_KEY = ("model", "seed", "wording", "condition", "intervention", "entity_id", "question_id")
-#: Columns that say where, how and with what a run was changed.
+#: Columns that say what was shown in which form, and where, how and with what a run was changed.
 SITE_COLUMNS = (
-    *("donor_id", "layer", "until", "part", "edge", "mode", "start", "stop"),
+    *("view", "format", "donor_id", "layer", "until", "part", "edge", "mode", "start", "stop"),
     *("method", "source", "arm", "state"),
 )
 

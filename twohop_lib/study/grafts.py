@@ -34,7 +34,7 @@ from twohop_lib.models.inputs import blank_like
 from twohop_lib.models.loading import Vlm, load_vlm
 from twohop_lib.organisms.cards import Measured
 from twohop_lib.runs import store
-from twohop_lib.runs.evaluate import judge
+from twohop_lib.runs.conditions import judge
 from twohop_lib.scoring.matching import matches
 
 COMMAND = "twohop graft study"
@@ -142,8 +142,8 @@ def _rows(
     answers = ANSWERED[form](graft, condition, items)
     made = []
     for (q, view), answer in zip(items, answers, strict=True):
-        row = judge(q, condition, answer, names=names)
-        said = answer if row["named"] is None else answer.removeprefix(row["named"])
+        row = {"named": None, "named_right": None} | judge(q, condition, answer, names=names)
+        said = answer.removeprefix(row["named"] or "")
         own = (q.entity, *q.aliases)
         made.append(row | {"view": view, "says_name": bool(matches(said, own, "twohop"))})
     return made
