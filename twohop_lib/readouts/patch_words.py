@@ -18,7 +18,7 @@ from twohop_lib.readouts.captions import (
 )
 from twohop_lib.readouts.selection import best_of_all, best_on_dev
 from twohop_lib.readouts.shares import ALL_WORLDS, paired_differences, share_by_world, share_table
-from twohop_lib.readouts.tables import counted_table, joined
+from twohop_lib.readouts.tables import counted_table, joined, share_words
 
 BACK, BEST = "back-patching", "back-patching, best of all"
 #: Methods in the order in which they are shown.
@@ -97,7 +97,7 @@ def whose_facts(missed: pd.DataFrame) -> pd.DataFrame:
         rows.assign(whose=who, given=rows["follows"].eq(who))
         for who in ("right", "donor", "neither")
     ]
-    return counted_table(joined(*each), ("model", "method"), "whose", "given", digits=0)
+    return counted_table(joined(*each), ("model", "method"), "whose", "given", words=share_words(0))
 
 
 def harm(patched: pd.DataFrame) -> pd.DataFrame | str:
@@ -107,7 +107,9 @@ def harm(patched: pd.DataFrame) -> pd.DataFrame | str:
         return "No fact that the backbone knows is right by picture, so none could be lost."
     order = {method: i for i, method in enumerate(ORDER)}
     right = right.sort_values("method", key=lambda m: m.map(order), kind="stable")
-    return counted_table(right.assign(lost=~right["correct"]), "method", "model", "lost", digits=0)
+    return counted_table(
+        right.assign(lost=~right["correct"]), "method", "model", "lost", words=share_words(0)
+    )
 
 
 def values(table: pd.DataFrame, missed: pd.DataFrame, models: Sequence[str]) -> dict[str, str]:
