@@ -325,12 +325,31 @@ def test_the_hub_gives_what_a_local_copy_gives_and_is_asked_once(hub, folder):
     assert read.notes["read from"] == "idoco/PopVQA at cccccccccccc"
     for entity_id in {q.entity_id for q in read.questions}:
         assert read.picture(entity_id).tobytes() == here.picture(entity_id).tobytes()
-    asked = [p for p, _ in hub.asked if p.endswith(".png")]
+    asked = [p for p in hub.asked if p.endswith(".png")]
     assert len({*asked}) == 4  # no picture but those that are needed
     hub.asked.clear()
     again = popvqa.read(entities=4)
     again.picture(again.questions[0].entity_id)
-    assert not [p for p, _ in hub.asked if p.endswith(".png")]
+    assert not [p for p in hub.asked if p.endswith(".png")]
+
+
+def test_of_very_many_pictures_all_are_fetched(hub, monkeypatch):
+    monkeypatch.setattr(popvqa, "MOST_BY_NAME", 3)
+    read = popvqa.read(entities=4)
+    assert len({p for p in hub.asked if p.endswith(".png")}) == 16
+    assert all(read.picture(q.entity_id) for q in read.questions)
+
+
+def test_pictures_that_the_hub_lacks_are_told(hub):
+    gone = [p for p in hub.files if p.endswith("101.png")]
+    for path in (*gone, f"/api/datasets/{popvqa.REPO}/tree/{'c' * 40}"):
+        content = hub.files.pop(path)
+    hub.files[path] = json.dumps(
+        [f for f in json.loads(content) if "101" not in f["path"]]
+    ).encode()
+    with pytest.raises(TwohopError, match="101.png does not exist; put the picture there"):
+        popvqa.read(entities=0).picture("Q101")
+    assert len({q.entity_id for q in popvqa.read(entities=0, skip_bad=True).questions}) == 15
 
 
 def test_what_was_fetched_is_read_again_without_a_network(hub, monkeypatch, tmp_path):
