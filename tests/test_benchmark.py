@@ -191,7 +191,7 @@ def test_the_current_folder_can_be_written(tmp_path, monkeypatch):
         ({"image": "../B1.png"}, "must lie in images/"),
         ({"image": "/tmp/B1.png"}, "must lie in images/"),
         ({"image": "B1.png"}, "must lie in images/"),
-        ({"image": "images/b2.png"}, "belongs to two entities, 'B1' and 'B2'"),
+        ({"image": "images/b2.png"}, "is of 'B1' and of 'B2'; part them"),
         ({"noun": "duo"}, "Benchmark bands, row 2, column 'noun': is 'band' but 'duo' in row 1"),
     ],
 )
@@ -230,6 +230,12 @@ def test_frame_entities_and_selections(bench):
         bench.select(split="tests")
     with pytest.raises(TwohopError, match="did you mean 'plain'"):
         bench.select(wording="plane")
+
+
+def test_so_many_entities_are_taken_and_never_fewer_than_none(bench):
+    assert bench.some(2).entities() == ("B1", "B2") and bench.some(0) == bench.some(9) == bench
+    with pytest.raises(TwohopError, match="-5 entities cannot be taken; give 0 for all, or more"):
+        bench.some(-5)
 
 
 def test_the_hash_covers_questions_and_pictures(bench, tmp_path):

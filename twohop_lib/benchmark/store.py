@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,19 +110,16 @@ def _refuse_foreign(out: Path) -> None:
 
 def _owners(questions: tuple[Question, ...]) -> dict[str, str]:
     """Image path -> id of the entity it shows."""
-    owners: dict[str, str] = {}
     folded: dict[str, str] = {}  # some file systems ignore case
     for q in questions:
-        file = Path(q.image)
-        if file.is_absolute() or ".." in file.parts or file.parts[0] != PICTURES:
+        if not re.fullmatch(rf"{PICTURES}/[^/\\]+", q.image):
             raise TwohopError(f"Image {q.image!r} must lie in {PICTURES}/; change its path.")
-        if folded.setdefault(q.image.casefold(), q.entity_id) != q.entity_id:
+        other = folded.setdefault(q.image.casefold(), q.entity_id)
+        if other != q.entity_id:
             raise TwohopError(
-                f"Image {q.image!r} belongs to two entities, {folded[q.image.casefold()]!r} and "
-                f"{q.entity_id!r}; give each its own."
+                f"Image {q.image!r} is of {other!r} and of {q.entity_id!r}; part them."
             )
-        owners.setdefault(q.image, q.entity_id)
-    return owners
+    return {q.image: q.entity_id for q in questions}
 
 
 def _save_pictures(
