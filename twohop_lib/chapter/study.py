@@ -27,7 +27,7 @@ from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ENTRIES
-from twohop_lib.organisms import STUDY, locate_pair, suited_benchmark
+from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.evaluate import evaluate
 
@@ -230,6 +230,10 @@ class Study:
 
     # --- sweeps ---
 
+    def kept(self, model: str) -> dict[str, Any]:
+        """What an experiment's records of a model are labelled with, and where they are kept."""
+        return {"labels": {"model": model, "seed": self.seed}, "folder": self.work or None}
+
     def sweep(self, experiment: Callable[[str, Engine, dict[str, Any]], Any]) -> pd.DataFrame:
         """Run an experiment on every model and join what comes back.
 
@@ -239,7 +243,7 @@ class Study:
         """
         frames = []
         for name in self.models:
-            labels = {"labels": {"model": name, "seed": self.seed}, "folder": self.work or None}
+            labels = self.kept(name)
             frame = experiment(name, self.engine(name), labels)
             if frame is not None and len(frame):
                 own = {k: v for k, v in labels["labels"].items() if k not in frame}
@@ -254,9 +258,8 @@ class Study:
         """
         if self.pairs[self.models[0]].llm is None:
             return pd.DataFrame()
-        labels = {"labels": {"model": "backbone", "seed": self.seed}, "folder": self.work or None}
         try:
-            return experiment(self.backbone(), labels)
+            return experiment(self.backbone(), self.kept("backbone"))
         except NothingLeft:
             return pd.DataFrame()
 
@@ -286,6 +289,12 @@ class Study:
         """:meth:`everywhere`, without the world that this page computes itself."""
         found = self.everywhere(file, **wanted)
         return found[found["seed"] != self.seed].reset_index(drop=True)
+
+    def elsewhere(self, file: str, **wanted: Any) -> pd.DataFrame:
+        """:meth:`everywhere` for all of the study's models, without what this page computes."""
+        found = self.everywhere(file, models=(*NAMES, *FURTHER), **wanted)
+        here = found["model"].isin(self.models) & (found["seed"] == self.seed)
+        return found[~here].reset_index(drop=True)
 
     def worlds(self, frame: pd.DataFrame) -> str:
         """For captions: how many worlds (seeds) a frame is of, and which are computed here.

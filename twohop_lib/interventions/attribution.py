@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark, Question
@@ -278,6 +279,12 @@ def finite_difference(
     ]
     up, down = contrast.metric(engine.logits(edits)).tolist()
     return scores(engine, contrast)[kind][block, at].item(), (up - down) / (2 * step)
+
+
+def small_steps(engine: Engine, found: Iterable[Contrast]) -> NDArray[np.float64]:
+    """:func:`finite_difference` of block 1's MLP at the entity's last token, ``[contrast, 2]``."""
+    at = [(contrast, ("mlp", 1, contrast.corrupt.span[1] - 1)) for contrast in found]
+    return np.array([finite_difference(engine, contrast, place) for contrast, place in at])
 
 
 # --- where the picture matters ----------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
-from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.edits import Write
 from twohop_lib.interventions.pairs import Pair, whose
@@ -48,12 +48,9 @@ def recall_deadline(
     Raises ControlFailed if a state written where it comes from changes its run, or writing nothing
     that of the placeholder; TwohopError as :func:`placeholder` does.
     """
-    word = placeholder(backbone)
 
     def edits(pair: Pair, named: Recorder) -> Iterator[Trial]:
-        text = pair.target.question_by_name.replace(pair.target.entity, word)
-        prompt = Prompt("by_name", text, False)
-        empty = backbone.record(prompt, None, word, named.max_new_tokens, from_start=True)
+        empty = placeholder_run(backbone, pair.target, named.max_new_tokens)
         at = (empty.roles.entity[-1],)
         runs = {"entity": named(pair.target), "wrong entity": named(pair.donor, pair.target)}
         for s in states:
@@ -86,7 +83,7 @@ def recall_deadline(
         edits=edits,
         control=control,
         record=record,
-        settings={"states": list(states), "word": word},
+        settings={"states": list(states), "word": placeholder(backbone)},
         types={"state": "Int64", "layer": "Int64"},
         **kept,
     )
@@ -95,6 +92,14 @@ def recall_deadline(
 def _last(named: Recording) -> list[int]:
     """Where ``resid[s]`` of a recording has the name's last token."""
     return [named.roles.entity[-1] - named.first]
+
+
+def placeholder_run(backbone: Engine, question: Question, max_new_tokens: int = 0) -> Recording:
+    """The backbone's run on a question whose name is a :func:`placeholder`."""
+    word = placeholder(backbone)
+    text = question.question_by_name.replace(question.entity, word)
+    prompt = Prompt("by_name", text, False)
+    return backbone.record(prompt, None, word, max_new_tokens, from_start=True)
 
 
 def placeholder(backbone: Engine) -> str:

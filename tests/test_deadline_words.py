@@ -1,0 +1,95 @@
+"""Tables and sentences on attribution and the recall deadline, counted by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from twohop_lib.readouts import deadline_words
+from twohop_lib.readouts.arrival import Fit
+
+
+def written(recalled=(1.0, 1.0, 0.0, 0.0), state=2, n=10):
+    """Records of a deadline: shares of ten entities recalled when written at layer 2, 3, …"""
+    rows = [
+        {
+            "seed": 0,
+            "entity_id": f"e{i}",
+            "arm": arm,
+            "state": state,
+            "layer": state + at,
+            "correct": arm == "entity" and i < round(n * share),
+            "follows": "neither" if i >= round(n * share) else who,
+        }
+        for arm, who in (("entity", "right"), ("wrong entity", "donor"))
+        for at, share in enumerate(recalled)
+        for i in range(n)
+    ]
+    nothing = {"seed": 0, "entity_id": "e0", "arm": "nothing", "correct": False}
+    frame = pd.DataFrame([*rows, nothing | {"follows": "neither"}])
+    return frame.astype({"state": "Int64", "layer": "Int64"})
+
+
+def test_the_layer_from_which_on_little_is_recalled():
+    title = deadline_words.rarely_recalled(written(), 2)
+    assert title == "An entity that arrives at layer 4 or later is rarely recalled"
+    always = deadline_words.rarely_recalled(written((1.0, 1.0, 1.0, 1.0)), 2)
+    assert always == "The backbone recalls entities that arrive at any layer"
+
+
+def test_values_of_the_deadline():
+    values = deadline_words.deadline_values(written((1.0, 0.8, 0.2, 0.0)), 2)
+    assert values["s_main"] == "2" and values["at_start"] == "100" and values["at_4"] == "20"
+    assert values["at_6"] == "–"  # It was never written there.
+    assert values["deadline"].startswith("3.5")
+    assert "at layer 3.5 of 8." in deadline_words.about_one(written((1.0, 0.8, 0.2, 0.0)), 2, 8)
+
+
+def test_the_wrong_entitys_state_counts_by_its_own_fact():
+    table = deadline_words.whose_facts(written())
+    assert table.loc[("wrong entity", 2, 2), "donor"] == "100 %"
+    assert table.loc[("entity", 2, 4), "right"] == "0 %"
+    assert "nothing" not in table.index.get_level_values("arm")
+
+
+def test_shares_are_told_with_what_they_are_of():
+    shares = {
+        "one gradient": {"early_mlp": 0.81, "late_attn": 0.45, "late_mlp": 0.33},
+        "integrated": {"early_mlp": 0.7, "late_attn": 0.47, "late_mlp": 0.16},
+    }
+    table = deadline_words.readable_shares(shares)
+    assert table.loc[deadline_words.SHARES["late_mlp"], "integrated"] == "16 %"
+    values = deadline_words.share_values(shares)
+    assert values["early_mlp"] == "81" and values["late_mlp_integrated"] == "16"
+
+
+def test_checks_against_the_truth():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=40)
+    truth = pd.DataFrame(
+        {
+            "contrast": np.repeat(np.arange(8), 5),
+            "estimated": 2 * true,
+            "integrated": true,
+            "true": true,
+        }
+    )
+    found = deadline_words.checks(truth, np.array([[1.0, 1.1], [2.0, 2.0], [3.0, 3.2]]))
+    assert found.estimated.estimate == pytest.approx(1) and found.n_places == 40
+    assert found.signs == 1 and found.finite > 0.99
+    assert deadline_words.check_values(found)["signs"] == "100"
+    assert deadline_words.readable_checks(found).shape == (4, 1)
+
+
+def test_the_prediction_names_whom_it_misses_most():
+    worst = pd.Series({"model": "middle", "seed": 2})
+    told = deadline_words.prediction_sentence(Fit(0.06, 0.3, worst, 0.98, 18))
+    assert "within 6 points" in told and "r = 0.98 over 18" in told
+    assert "by 30 points, for middle (seed 2)" in told
+    assert "r =" not in deadline_words.prediction_sentence(Fit(0.06, 0.3, worst, None, 2))
+
+
+def test_arrivals_that_never_come_are_called_so():
+    table = pd.DataFrame(
+        {"model": "a", "seed": 0, "arrives": [2.0, None], "predicted": 0.5, "measured": 0.25}
+    )
+    assert deadline_words.readable_arrivals(table)["arrives at"].tolist() == ["2", "never"]
