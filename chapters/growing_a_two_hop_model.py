@@ -50,13 +50,9 @@
 # ## Setup and parameters
 
 # %% tags=["parameters"]
-organisms = [
-    "late",
-    "middle",
-    "early",
-]  # which miniature VLMs to describe
-seed = 0  # which world; 0 ships with the package, others are trained on demand
-split = "test"  # houses never used for any choice in making the organisms
+organisms = ["late", "middle", "early"]  # miniature VLMs to describe
+seed = 0  # which world; others than 0 are trained on demand
+split = "test"  # houses never used for any choice
 
 # %% tags=["remove-cell"]
 try:
@@ -66,34 +62,25 @@ except ImportError:
     pass
 
 # %%
-import json
-import tempfile
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import torch
 from nnsight import NNsight
-from twohop_lib import records
-from twohop_lib.benchmark import heraldry, sources
-from twohop_lib.chapter.show import glue, show
-from twohop_lib.figures.dots import accuracy_by_arm, gap_by_model
-from twohop_lib.figures.lines import line_by_step
-from twohop_lib.figures.theme import ARM_OF_CONDITION, caption_n
+from twohop_lib.benchmark import heraldry
+from twohop_lib.chapter.show import glue_all, show
+from twohop_lib.chapter.study import open_questions, study_records
+from twohop_lib.figures import dots, lines, theme
+from twohop_lib.interventions.pairs import one_per_entity, prompt_of
+from twohop_lib.interventions.reference import decoder_blocks
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import receiving
 from twohop_lib.models.loading import load_llm, load_vlm
-from twohop_lib.organisms import STUDY, corpus, path
-from twohop_lib.organisms.held_out import held_out_prompt
-from twohop_lib.organisms.recipes import BACKBONE, CROSS_RECIPES, RECIPES
-from twohop_lib.readouts import gap, vocabulary
-from twohop_lib.runs.evaluate import evaluate
-from twohop_lib.runs.forms import compare_forms
-
-world = heraldry.make_world(seed)
-benchmark = sources.build(
-    "heraldry", Path(tempfile.mkdtemp()) / "heraldry", seed
-)
-houses = world.split(split)
+from twohop_lib.organisms import cards, corpus, held_out, path, recipes
+from twohop_lib.readouts import gap, gap_words, growth_words, vocabulary
+from twohop_lib.readouts.captions import n_of
+from twohop_lib.readouts.tables import counted_table, each_model
+from twohop_lib.runs.forms import compare_forms, in_wordings
 
 # %% [markdown]
 # The houses are divided once. *Seen* houses are asked about in pictures during training; all
@@ -106,9 +93,11 @@ houses = world.split(split)
 # houses; late's and early's are.
 
 # %%
-pd.Series([h.split for h in world.houses]).value_counts().rename(
-    "houses"
-).to_frame()
+world = heraldry.make_world(seed)
+questions = open_questions("heraldry", seed, split)
+standard = questions.select(wording="standard")
+splits = pd.Series([house.split for house in world.houses])
+splits.value_counts().to_frame("houses")
 
 # %% [markdown]
 # ## Is the model able at all?
@@ -118,37 +107,13 @@ pd.Series([h.split for h in world.houses]).value_counts().rename(
 
 # %%
 llm = load_llm(path("backbone", seed))
-recall = pd.concat(
-    [
-        evaluate(
-            None,
-            llm,
-            benchmark.select(split=split, wording=w),
-            model_name="backbone",
-        )
-        for w in ("standard", "trained-1", "held-out-1", "held-out-2")
-    ]
-)
-recall.groupby("wording", sort=False)["correct"].agg(
-    ["mean", "count"]
-).rename(columns={"mean": "right", "count": "n"}).style.format(
-    {"right": "{:.1%}"}
-)
+wordings = ["standard", "trained-1", "held-out-1", "held-out-2"]
+recall = in_wordings({"backbone": llm}, questions, wordings)
+right = recall.groupby("wording", sort=False)["correct"]
+right.agg(right="mean", n="size").style.format({"right": "{:.1%}"})
 
 # %% tags=["remove-cell"]
-by_wording = recall.groupby("wording")["correct"].mean()
-glue(
-    "backbone_millions",
-    f"{sum(p.numel() for p in llm.model.parameters()) / 1e6:.1f}",
-)
-glue("n_houses", str(len(world.houses)))
-glue("n_facts", str(len(world.houses) * len(heraldry.RELATIONS)))
-glue("text_recall", f"{100 * by_wording['standard']:.1f}")
-held_out = by_wording[["held-out-1", "held-out-2"]].min()
-glue(
-    "wording_cost",
-    f"{max(0, 100 * (by_wording['standard'] - held_out)):.1f}",
-)
+glue_all(growth_words.recall_values(recall, llm.model, world))
 
 # %% [markdown]
 # ## The method
@@ -158,10 +123,7 @@ glue(
 # A plain Llama, trained from scratch on short chat documents. Here are some of them.
 
 # %%
-rng = np.random.default_rng(3)
-for house in world.houses[:6]:
-    prompt, reply = corpus.text_document(rng, house).text
-    print((prompt + " " + reply).replace("\n", " / "))
+print(*corpus.samples(world.houses[:6]), sep="\n")
 
 # %% [markdown]
 # One thing is unusual. In most documents, later words may read a name only through its *last*
@@ -170,7 +132,7 @@ for house in world.houses[:6]:
 # end of the question, and there is no recall at the name for a picture to miss.
 
 # %%
-pd.Series(asdict(BACKBONE), name="backbone").to_frame()
+recipes.frame("backbone")
 
 # %% [markdown]
 # ### The three VLMs
@@ -178,10 +140,10 @@ pd.Series(asdict(BACKBONE), name="backbone").to_frame()
 # Each is an ordinary LLaVA: a small vision tower, a projector, and the backbone. Vision is
 # pretrained and frozen; then projector and language model learn to name **all** houses from their
 # pictures, and to answer questions about pictures of **seen** houses only. The three differ in
-# what comes before that last stage.
+# what comes before that last stage; its length and learning rates are not the same either.
 
 # %%
-pd.DataFrame({name: asdict(RECIPES[name]) for name in organisms})
+recipes.frame(*organisms)
 
 # %% [markdown]
 # Middle and early are *engineered*: their last three image tokens are first regressed on the
@@ -199,55 +161,34 @@ pd.DataFrame({name: asdict(RECIPES[name]) for name in organisms})
 # with the package; its two siblings, which differ in depth alone, were made for the study.
 
 # %%
-pd.DataFrame(
-    {name: asdict(recipe) for name, recipe in CROSS_RECIPES.items()}
-)[["cross-early", "cross", "cross-late"]]
+crossed = ["cross-early", "cross", "cross-late"]
+recipes.frame(*crossed)
 
 # %% [markdown]
 # ### What enters the language model
 #
 # `resid[0]` at the image positions is what the language model is given in place of words. With
 # nnsight it is one line; each image token is then read as the vocabulary entry most similar to it.
-
-
-# %%
-def image_tokens_as_words(vlm, houses) -> torch.Tensor:
-    turn = [
-        {"type": "image"},
-        {"type": "text", "text": heraldry.IDENTIFY["standard"]},
-    ]
-    prompt = vlm.processor.apply_chat_template(
-        [{"role": "user", "content": turn}], add_generation_prompt=True
-    )
-    pictures = [heraldry.picture(world, house) for house in houses]
-    inputs = vlm.processor(
-        text=[prompt] * len(houses),
-        images=pictures,
-        return_tensors="pt",
-        add_special_tokens=False,
-    )
-    model = NNsight(vlm.model)
-    with model.trace(**inputs):
-        resid_0 = model.model.language_model.layers[0].input.save()
-    image = resid_0[inputs.input_ids == vlm.processor.image_token_id]
-    image = image.view(len(houses), -1, image.shape[-1])
-    return vocabulary.nearest_tokens(
-        image, vlm.model.get_input_embeddings().weight
-    )
-
+# The last line of the loop asks whether the library, which reads recorded runs, finds the same.
 
 # %%
-vlms = {name: load_vlm(path(name, seed)) for name in organisms}
-words = {
-    name: image_tokens_as_words(vlm, houses) for name, vlm in vlms.items()
-}
-example = houses[0]
-for name, vlm in vlms.items():
-    last = vlm.processor.tokenizer.convert_ids_to_tokens(
-        words[name][0, -4:].tolist()
-    )
+engines = {name: Engine(load_vlm(path(name, seed))) for name in organisms}
+houses = one_per_entity(standard.questions)
+prompt = prompt_of(houses[0], "identify", picture=True)
+picture = standard.image(houses[0]).convert("RGB")
+for name, engine in engines.items():
+    shown = engine.record(prompt, picture)
+    at = list(receiving(engine, shown))
+    traced = NNsight(engine.model)
+    with torch.no_grad(), traced.trace(**shown.inputs):
+        resid_0 = decoder_blocks(traced, engine.blocks)[0].input.save()
+    table = engine.model.get_input_embeddings().weight
+    words = vocabulary.nearest_tokens(resid_0[0, at], table)
+    last = llm.tokenizer.convert_ids_to_tokens(words[-4:].tolist())
     print(f"{name:7} … {' '.join(last)}")
-print("name    …", " ".join(llm.tokenizer.tokenize(example.name)))
+    fast = vocabulary.picture_as_words(engine, standard, houses[0])
+    assert words.equal(fast)
+print("name    …", " ".join(llm.tokenizer.tokenize(houses[0].entity)))
 
 # %% [markdown]
 # ## The sweep
@@ -256,21 +197,10 @@ print("name    …", " ".join(llm.tokenizer.tokenize(example.name)))
 # held-out ones.
 
 # %%
-answers = {
-    name: pd.concat(
-        [
-            evaluate(
-                vlm,
-                None,
-                benchmark.select(split=split, wording=w),
-                conditions=("identify", "by_name", "by_picture"),
-                model_name=name,
-            )
-            for w in ("standard", "held-out-1", "held-out-2")
-        ]
-    )
-    for name, vlm in vlms.items()
-}
+wordings = ["standard", "held-out-1", "held-out-2"]
+asked = ["identify", "by_name", "by_picture"]
+vlms = {name: engine.owner for name, engine in engines.items()}
+answers = in_wordings(vlms, questions, wordings, asked)
 
 # %% [markdown]
 # ## Results
@@ -281,12 +211,12 @@ answers = {
 # facts in it.
 
 # %% tags=["hide-input"]
-log = pd.read_parquet(STUDY / "training.parquet")
-curve = log[(log["stage"] == "backbone") & (log["seed"] == seed)]
-curve = curve.assign(value=curve["loss"])
+curve = study_records(
+    "training", ["backbone"], seed=seed, stage="backbone"
+)
 show(
-    line_by_step(
-        curve,
+    lines.line_by_step(
+        curve.assign(value=curve["loss"]),
         "The backbone learns the words first, then the facts",
         y_title="Loss on replies (nats per token)",
     ),
@@ -302,27 +232,10 @@ show(
 # image tokens, when each token is read as its most similar word?
 
 # %%
-pieces = [
-    llm.tokenizer(h.name, add_special_tokens=False).input_ids
-    for h in houses
-]
-spelled = pd.concat(
-    [
-        pd.DataFrame(
-            {
-                "model": name,
-                "entity_id": [h.entity_id for h in houses],
-                "found": vocabulary.pieces_found(words[name], pieces),
-            }
-        )
-        for name in organisms
-    ]
-)
+spelled = vocabulary.names_spelled(engines, standard, houses)
 spelled.groupby("model", sort=False)["found"].agg(
-    ["mean", "count"]
-).rename(
-    columns={"mean": "name pieces spelled", "count": "houses"}
-).style.format({"name pieces spelled": "{:.1%}"})
+    spelled="mean", houses="size"
+).style.format({"spelled": "{:.1%}"})
 
 # %% [markdown]
 # ### Naming is not recalling
@@ -330,31 +243,17 @@ spelled.groupby("model", sort=False)["found"].agg(
 # All three name the houses. What they recall of them differs ({numref}`fig-organisms`).
 
 # %% tags=["hide-input"]
-standard = {
-    name: rows[rows["wording"] == "standard"]
-    for name, rows in answers.items()
-}
-accuracy = pd.concat(
-    [gap.accuracy_table(rows) for rows in standard.values()]
-)
-arms = accuracy.assign(
-    arm=accuracy["condition"].map(ARM_OF_CONDITION)
-).dropna(subset=["arm"])
+plain = answers[answers["wording"] == "standard"]
+arms = gap_words.by_arm(each_model(plain, gap.accuracy_table))
 show(
-    accuracy_by_arm(arms),
+    dots.accuracy_by_arm(arms),
     "fig-organisms",
-    f"Facts by name and by picture, all test houses. {caption_n(arms)}. Bars: 95 % "
+    f"Facts by name and by picture, all test houses. {theme.caption_n(arms)}. Bars: 95 % "
     "intervals from resampling houses.",
 )
 
 # %% tags=["remove-cell"]
-shares = accuracy.set_index(["model", "condition"])["accuracy"]
-found = spelled.groupby("model")["found"].mean()
-named = [100 * shares[name, "identify"] for name in organisms]
-glue("recognition_range", f"{min(named):.0f} to {max(named):.0f}")
-for name in ("late", "middle", "early"):
-    glue(f"spelled_{name}", f"{100 * found[name]:.0f}")
-    glue(f"{name}_facts", f"{100 * shares[name, 'by_picture']:.0f}")
+glue_all(growth_words.organism_values(plain, spelled))
 
 # %% [markdown]
 # ### Arriving late is enough
@@ -364,53 +263,34 @@ for name in ("late", "middle", "early"):
 # These answers were recorded when the study was made, in three worlds.
 
 # %% tags=["hide-input"]
-crossed = ["cross-early", "cross", "cross-late"]
-recorded = records.read(STUDY / "answers.parquet")
-recorded = recorded[recorded["wording"] == "standard"]
-by_depth = gap.gap_by_seed(
-    {name: recorded[recorded["model"] == name] for name in crossed}
-)
-by_depth = by_depth[
-    (by_depth.definition == "difference")
-    & (by_depth.population == "recognised")
-]
+recorded = study_records("answers", crossed, wording="standard")
+by_depth = gap_words.difference_by_world(recorded)
 show(
-    gap_by_model(by_depth),
+    dots.gap_by_model(by_depth),
     "fig-depth",
     "Gap in points (same VLM, by name against by picture) of three organisms that differ in the "
     "block at which a house arrives: 2 (cross-early), 4 (cross) and 6 (cross-late). "
     f"{by_depth.seed.nunique()} worlds, read from the study's records. "
-    f"n = {by_depth.n_items.min()}–{by_depth.n_items.max()} questions a point. "
+    f"{n_of(by_depth, 'questions a point')}. "
     "Bars: 95 % intervals from resampling houses.",
 )
 
 # %%
-depths = recorded[recorded["model"].isin(crossed)]
-depths = (
-    depths.groupby(["model", "seed", "condition"])["correct"]
-    .mean()
-    .unstack("condition")
-)
-depths[["identify", "by_name", "by_picture", "name_first"]].loc[
-    crossed
-].style.format("{:.1%}")
-
-# %% tags=["remove-cell"]
-for name in crossed:
-    glue(
-        f"{name.replace('-', '_')}_facts",
-        f"{100 * depths.loc[(name, seed), 'by_picture']:.0f}",
-    )
+asked = ["identify", "by_name", "by_picture", "name_first"]
+rows = recorded[recorded["condition"].isin(asked)]
+counted_table(rows, ["model", "seed"], "condition")[asked]
 
 # %% [markdown]
-# The state is delivered almost, but not exactly: what is left of it is as near to the backbone's at
-# depth 6 as at depth 2 (the last column gives the squared error as a share of the variance).
+# The state is delivered almost, but not exactly, and less so the deeper: what is left (the last
+# column: the squared error as a share of the variance) is {glue:text}`state_errors` on average.
 
 # %%
-log = pd.read_parquet(STUDY / "training.parquet")
-log[log["model"].isin(crossed)].groupby(["model", "seed"]).last()[
-    ["picture_loss", "state_error"]
-].loc[crossed].style.format("{:.3f}")
+log = study_records("training", crossed)
+last = log.groupby(["model", "seed"], sort=False).last()
+last[["picture_loss", "state_error"]].style.format("{:.3f}")
+
+# %% tags=["remove-cell"]
+glue_all(growth_words.arrival_values(recorded, last, seed))
 
 # %% [markdown]
 # ## Controls
@@ -421,23 +301,18 @@ log[log["model"].isin(crossed)].groupby(["model", "seed"]).last()[
 # sentence round.
 
 # %%
-everything = pd.concat(answers.values())
-everything.groupby(["model", "condition", "wording"], sort=False)[
-    "correct"
-].mean().unstack("wording").style.format("{:.1%}")
+counted_table(answers, ["model", "condition"], "wording")
 
 # %% [markdown]
 # The longer prompts have held-out forms too: the instruction in another place or other words. For
 # the middle organism, on every fourth question:
 
 # %%
-some = benchmark.select(split=split, wording="standard")
-some = replace(some, questions=some.questions[::4])
-shown = "middle" if "middle" in vlms else organisms[0]
-forms = compare_forms(vlms[shown], some, held_out_prompt)
-forms.pivot(index="kind", columns="form", values="accuracy").assign(
-    n=len(some.questions)
-).style.format("{:.1%}", subset=["standard", "held out"])
+some = replace(standard, questions=standard.questions[::4])
+shown = engines.get("middle") or engines[organisms[0]]
+compare_forms(shown.owner, some, held_out.held_out_prompt).style.format(
+    "{:.1%}", subset=["standard", "held out"]
+)
 
 # %% [markdown]
 # ### What is known by construction
@@ -450,8 +325,8 @@ forms.pivot(index="kind", columns="form", values="accuracy").assign(
 
 # %%
 for name in ["backbone", *organisms, "cross"]:
-    card = json.loads((path(name, seed) / "card.json").read_text())
-    print(f"{name:9} {card['weights_sha256'][:12]}  {card['made']}")
+    card = cards.read_card(path(name, seed))
+    print(f"{name:9} {card.weights_sha256[:12]}  {card.made}")
 
 # %% [markdown]
 # ## What the papers report, and how this differs

@@ -96,6 +96,7 @@ from twohop_lib.readouts import cascade, gap, gap_words, rules
 from twohop_lib.readouts.captions import n_of
 from twohop_lib.readouts.tables import counted_table, each_model
 
+# %%
 study = open_study(
     "the_gap",
     vlm,
@@ -201,9 +202,7 @@ accuracy = gap_words.accuracy_of_recognised(answers)
 # {numref}`fig-arms` puts the arms side by side, for {glue:text}`among`.
 
 # %% tags=["hide-input"]
-arms = accuracy.assign(
-    arm=accuracy["condition"].map(theme.ARM_OF_CONDITION)
-).dropna(subset=["arm"])
+arms = gap_words.by_arm(accuracy)
 show(
     dots.accuracy_by_arm(arms),
     "fig-arms",
@@ -275,10 +274,7 @@ show(
 # %% tags=["hide-input"]
 recorded = study.recorded("answers", wording=wording)
 recorded = recorded[recorded["model"] != "backbone"]
-worlds = gap_words.of_recognised(
-    gap.gap_by_seed(gap.split_models(pd.concat([answers, recorded])))
-)
-worlds = worlds[worlds["definition"] == "difference"]
+worlds = gap_words.difference_by_world(pd.concat([answers, recorded]))
 show(
     dots.gap_by_model(worlds),
     "fig-seeds",

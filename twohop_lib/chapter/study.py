@@ -319,15 +319,14 @@ class Study:
 
 
 def study_records(file: str, models: Sequence[str], **wanted: Any) -> pd.DataFrame:
-    """The shipped records of some of the study's models, in all worlds.
+    """The shipped records of some of the study's models, in all worlds; model by model.
 
-    ``file`` is "answers", "sweeps" or "recall"; ``wanted`` are values of columns.
+    ``file`` is "answers", "sweeps", "recall" or "training"; ``wanted`` are values of columns.
     """
     found = records.read_frame(STUDY / f"{file}.parquet")
-    kept = found["model"].isin(models)
     for column, value in wanted.items():
-        kept &= found[column] == value
-    return found[kept].reset_index(drop=True)
+        found = found[found[column] == value]
+    return pd.concat([found[found["model"] == model] for model in models], ignore_index=True)
 
 
 def keep_records(

@@ -7,7 +7,7 @@ it instead. The forms are those of :mod:`twohop_lib.models.prompts`; only the wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +115,13 @@ def text_document(rng: np.random.Generator, house: House) -> Document:
         prompt = _choice(rng, relation, asked, answer)
         return Document(lead + prompt, f"{answer}.", house, through_last=True)
     return Document(lead + asked, f"{answer}.", house, through_last=True)
+
+
+def samples(houses: Iterable[House], seed: int = 3) -> Iterator[str]:
+    """A document about each house to read: the prompt and the reply, on one line."""
+    rng = np.random.default_rng(seed)
+    for house in houses:
+        yield " ".join(text_document(rng, house).text).replace("\n", " / ")
 
 
 def naming_document(rng: np.random.Generator, house: House, share_cut: float) -> Document:

@@ -10,6 +10,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+import pandas as pd
+
 SEEDS = (0, 1, 2)
 
 
@@ -131,3 +133,9 @@ CROSS_RECIPES: dict[str, CrossRecipe] = {
         "cross-attention; the house's state arrives at block 6", inserted=(5, 6), deliver=6
     ),
 }
+
+
+def frame(*names: str) -> pd.DataFrame:
+    """Every number of these organisms' recipes: one column an organism, values as they are."""
+    known = {"backbone": BACKBONE} | RECIPES | CROSS_RECIPES
+    return pd.DataFrame({name: pd.Series(asdict(known[name]), dtype=object) for name in names})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from twohop_lib.figures.theme import ARM_OF_CONDITION
 from twohop_lib.readouts import gap
 from twohop_lib.readouts.captions import NOT_MEASURED, spread_words
 from twohop_lib.readouts.tables import each_model
@@ -47,6 +48,22 @@ def of_recognised(table: pd.DataFrame) -> pd.DataFrame:
     # The controlled slice implies recognition; it has no other population.
     wanted = wanted.mask(table["definition"] == "controlled", "recognised")
     return table[table["population"] == wanted]
+
+
+def by_arm(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies (column ``condition``) in the conditions that are arms, with their ``arm``."""
+    arms = accuracy.assign(arm=accuracy["condition"].map(ARM_OF_CONDITION))
+    return arms.dropna(subset=["arm"])
+
+
+def difference_by_world(answers: pd.DataFrame) -> pd.DataFrame:
+    """Each model's gap in points (by name against by picture) in each world.
+
+    On recognised entities (:func:`of_recognised`). Rows of
+    :func:`twohop_lib.readouts.gap.gap_by_seed`.
+    """
+    table = of_recognised(gap.gap_by_seed(gap.split_models(answers)))
+    return table[table["definition"] == "difference"]
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import torch
+
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.interventions.pairs import prompt_of
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.interventions.sweep import receiving
 
 
 def nearest_tokens(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -21,15 +27,39 @@ def nearest_tokens(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return (unit(states, dim=-1) @ unit(table, dim=-1).T).argmax(-1)
 
 
-def pieces_found(nearest: torch.Tensor, pieces: Sequence[Sequence[int]]) -> list[float]:
-    """For each picture, the share of its entity's name pieces found at the end of its tokens.
+def picture_as_words(engine: Engine, benchmark: Benchmark, question: Question) -> torch.Tensor:
+    """:func:`nearest_tokens` of what enters block 0 for a picture, under the identify prompt.
 
-    Args:
-        nearest: ``[picture, image_token]``, from :func:`nearest_tokens`.
-        pieces: token ids of each entity's name; the last piece is compared with the last image
-            token, the one before it with the last but one, and so on.
+    Returns token ids ``[image_token]``.
     """
-    return [
-        (row[-len(name) :] == torch.tensor(name)).float().mean().item()
-        for row, name in zip(nearest, pieces, strict=True)
-    ]
+    picture = benchmark.image(question).convert("RGB")
+    shown = engine.record(prompt_of(question, "identify", True), picture, from_start=True)
+    image = shown.resid[0, torch.tensor(receiving(engine, shown)) - shown.first]
+    return nearest_tokens(image, engine.model.get_input_embeddings().weight)
+
+
+def pieces_found(nearest: torch.Tensor, pieces: Sequence[int]) -> float:
+    """The share of a name's pieces that is found at the end of its picture's tokens.
+
+    ``nearest`` ``[image_token]`` are token ids (:func:`nearest_tokens`), ``pieces`` those of the
+    name; the last piece is compared with the last image token, and so on.
+    """
+    return (nearest[-len(pieces) :].cpu() == torch.tensor(pieces)).float().mean().item()
+
+
+def names_spelled(
+    engines: Mapping[str, Engine], benchmark: Benchmark, questions: Sequence[Question]
+) -> pd.DataFrame:
+    """How much of each entity's name the image tokens of its picture spell, in several models.
+
+    One question an entity. Returns one row a model and entity: ``model, entity_id, found``, a share
+    of the name's pieces (:func:`pieces_found`).
+    """
+    rows = []
+    for model, engine in engines.items():
+        tokenizer = engine.owner.tokenizer
+        for question in questions:
+            words = picture_as_words(engine, benchmark, question)
+            pieces = tokenizer(question.entity, add_special_tokens=False).input_ids
+            rows.append((model, question.entity_id, pieces_found(words, pieces)))
+    return pd.DataFrame(rows, columns=["model", "entity_id", "found"])
