@@ -71,15 +71,16 @@ from twohop_lib.benchmark import heraldry
 from twohop_lib.chapter.show import glue_all, show
 from twohop_lib.chapter.study import open_questions, study_records
 from twohop_lib.figures import dots, lines, theme
-from twohop_lib.interventions.pairs import one_per_entity, prompt_of
+from twohop_lib.interventions.pairs import one_per_entity
+from twohop_lib.interventions.recorder import receiving
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import receiving
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.organisms import cards, corpus, held_out, path, recipes
 from twohop_lib.readouts import gap, gap_words, growth_words, vocabulary
 from twohop_lib.readouts.captions import n_of
 from twohop_lib.readouts.tables import counted_table, each_model
+from twohop_lib.runs.conditions import prompt_of
 from twohop_lib.runs.forms import compare_forms, in_wordings
 
 # %% [markdown]
@@ -174,8 +175,8 @@ recipes.frame(*crossed)
 # %%
 engines = {name: Engine(load_vlm(path(name, seed))) for name in organisms}
 houses = one_per_entity(standard.questions)
-prompt = prompt_of(houses[0], "identify", picture=True)
-picture = standard.image(houses[0]).convert("RGB")
+prompt = prompt_of("identify", houses[0])
+picture = standard.image(houses[0])
 for name, engine in engines.items():
     shown = engine.record(prompt, picture)
     at = list(receiving(engine, shown))

@@ -263,11 +263,8 @@ stream_words.lens_ends(read).style.format(
 # The project's study recorded the organisms of other worlds; they are not repeated here.
 
 # %%
-recorded = study.everywhere(
-    "recall",
-    models=[*study.models, "cross-early", "cross-late"],
-    experiment="name-likeness",
-)
+models = [*study.models, "cross-early", "cross-late"]
+recorded = study.everywhere("recall", models, experiment="name-likeness")
 stream_words.worlds_table(likeness, recorded)
 
 # %% [markdown]

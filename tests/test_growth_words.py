@@ -100,7 +100,7 @@ def test_a_model_is_asked_in_each_wording(world, middle):
     }
     llm = load_llm(path("backbone"), device="cpu")
     recall = in_wordings({"backbone": llm}, world, wordings[:1])
-    alone = evaluate(None, llm, world, wording="standard", model_name="backbone")
+    alone = evaluate(None, llm, world.select(wording="standard"), model_name="backbone")
     pd.testing.assert_frame_equal(recall, alone)
 
 

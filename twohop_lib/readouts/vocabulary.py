@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 
 from twohop_lib.benchmark.schema import Benchmark, Question
-from twohop_lib.interventions.pairs import prompt_of
+from twohop_lib.interventions.recorder import receiving
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.sweep import receiving
+from twohop_lib.runs.conditions import prompt_of
 
 
 def nearest_tokens(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def picture_as_words(engine: Engine, benchmark: Benchmark, question: Question) -
     Returns token ids ``[image_token]``.
     """
     picture = benchmark.image(question).convert("RGB")
-    shown = engine.record(prompt_of(question, "identify", True), picture, from_start=True)
+    shown = engine.record(prompt_of("identify", question), picture, from_start=True)
     image = shown.resid[0, torch.tensor(receiving(engine, shown)) - shown.first]
     return nearest_tokens(image, engine.model.get_input_embeddings().weight)
 

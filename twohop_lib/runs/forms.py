@@ -31,7 +31,7 @@ def in_wordings(
     for name, model in models.items():
         pair = (model, None) if isinstance(model, Vlm) else (None, model)
         parts += [
-            evaluate(*pair, benchmark, conditions, wording=wording, model_name=name)
+            evaluate(*pair, benchmark.select(wording=wording), conditions, model_name=name)
             for wording in wordings
         ]
     return pd.concat(parts, ignore_index=True)
