@@ -176,9 +176,8 @@ recipes.frame(*crossed)
 engines = {name: Engine(load_vlm(path(name, seed))) for name in organisms}
 houses = one_per_entity(standard.questions)
 prompt = prompt_of("identify", houses[0])
-picture = standard.image(houses[0])
 for name, engine in engines.items():
-    shown = engine.record(prompt, picture)
+    shown = engine.record(prompt, standard.image(houses[0]))
     at = list(receiving(engine, shown))
     traced = NNsight(engine.model)
     with torch.no_grad(), traced.trace(**shown.inputs):
