@@ -4,8 +4,9 @@
 
 Runs a chapter's code (Cross-patching by default) up to its first figure, on two entities and one
 organism, and prints which files of ``twohop_lib`` it went through and how many of their functions,
-methods and properties. The benchmark is built, and every module imported, beforehand; module and
-class bodies, comprehensions and lambdas are not counted.
+methods and properties; once with and once without what opens models and questions. The benchmark
+is built, and every module imported, beforehand; module and class bodies, comprehensions and
+lambdas are not counted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 
 #: What makes the chapter small: of these, the parameters that it has.
 SMALL = {"organisms": ["late"], "max_entities": 2, "donors": 1}
+#: What opens models and questions, in any version.
+OPENING = {"open_study", "open_pairs", "open_questions"}
 UNNAMED = ("<module>", "<lambda>", "<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
 
@@ -44,17 +47,27 @@ def code_until_figure(chapter: Path, given: dict[str, Any]) -> list[str]:
     return found
 
 
-def crossed(cells: list[str], root: Path) -> dict[str, set[str]]:
-    """Run the cells; returns the functions that were called, by file."""
+def crossed(cells: list[str], root: Path) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Run the cells; returns the functions called, by file: all, and those besides opening."""
     called: dict[str, set[str]] = defaultdict(set)
+    besides: dict[str, set[str]] = defaultdict(set)
     library = str(root / "twohop_lib")
+    opening: list[FrameType] = []
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(library):
-            is_body = "__qualname__" in code.co_names and code.co_name[0].isupper()
-            if code.co_name not in UNNAMED and not is_body:
-                called[str(Path(code.co_filename).relative_to(root))].add(code.co_qualname)
+        if event == "return" and opening and frame is opening[-1]:
+            opening.pop()
+        if event != "call" or not code.co_filename.startswith(library):
+            return
+        if code.co_name in OPENING:
+            opening.append(frame)
+        is_body = "__qualname__" in code.co_names and code.co_name[0].isupper()
+        if code.co_name not in UNNAMED and not is_body:
+            file = str(Path(code.co_filename).relative_to(root))
+            called[file].add(code.co_qualname)
+            if not opening:
+                besides[file].add(code.co_qualname)
 
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, body in enumerate(cells):
@@ -68,7 +81,7 @@ def crossed(cells: list[str], root: Path) -> dict[str, set[str]]:
                 exec(code, names)
             finally:
                 sys.setprofile(None)
-    return called
+    return called, besides
 
 
 def main(chapter: str = "cross_patching", folder: str = "") -> None:
@@ -86,10 +99,12 @@ def main(chapter: str = "cross_patching", folder: str = "") -> None:
         cells = code_until_figure(
             root / "chapters" / f"{chapter}.py", SMALL | {"benchmark": str(built)}
         )
-        called = crossed(cells, root)
+        called, besides = crossed(cells, root)
+    print(" all  once opened")
     for file, functions in sorted(called.items()):
-        print(f"{len(functions):4}  {file}")
-    print(f"{sum(map(len, called.values())):4}  functions in {len(called)} files")
+        print(f"{len(functions):4} {len(besides.get(file, ())):4}  {file}")
+    for words, found in (("all", called), ("once opened", besides)):
+        print(f"{words}: {sum(map(len, found.values()))} functions in {len(found)} files")
 
 
 if __name__ == "__main__":
