@@ -5,8 +5,10 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from twohop_lib import records
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
+from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.pairs import NothingLeft
 
 
@@ -57,6 +59,17 @@ def test_records_of_other_worlds_are_the_books_own(opened):
     given = dataclasses.replace(opened, given=True)
     empty = given.recorded("sweeps", experiment="cross-patch")
     assert len(empty) == 0 and list(empty.columns) == list(rows.columns)
+
+
+def test_only_answer_records_are_kept_and_none_twice(opened, tmp_path):
+    answers = opened.ask("identify")
+    kept = dataclasses.replace(opened, chapter="t", work=str(tmp_path))
+    kept.keep(answers)
+    assert len(records.read(study.kept_records(tmp_path, "t"))) == len(answers)
+    with pytest.raises(TwohopError, match="repeat an earlier one"):
+        kept.keep(answers, answers)
+    with pytest.raises(TwohopError, match="lack the column"):
+        kept.keep(answers.drop(columns="intervention"))
 
 
 def test_a_sweep_joins_what_models_allow(opened):

@@ -49,13 +49,14 @@ import pandas as pd
 from twohop_lib.chapter.study import keep_records
 from twohop_lib.runs.store import cached
 
+answer = {"model": "late", "seed": 0, "entity_id": "e1", "entity": "One", "relation": "motto"}
+answer |= {"wording": "standard", "condition": "by_name", "intervention": None, "answer": ""}
+answer |= {"accepted": [["Yes"]] * 2, "correct": [True, False]}
 parts = []
 for n in range(6):
     def compute(n=n):
         time.sleep(pause)
-        asked = {"model": "late", "seed": 0, "entity_id": "e1"}
-        asked |= {"wording": "standard", "condition": "by_name", "intervention": None}
-        return pd.DataFrame({**asked, "question_id": [f"q{n}", f"r{n}"], "correct": [True, False]})
+        return pd.DataFrame({**answer, "question_id": [f"q{n}", f"r{n}"]})
     parts.append(cached(work, {"n": n}, compute))
 keep_records(pd.concat(parts), work, "SELF")
 """
@@ -453,8 +454,8 @@ def test_chapters_run_one_by_one_add_up(chapters, tmp_path):
 
 
 def test_a_model_that_names_nothing_is_no_result(chapters, tmp_path):
-    nothing = "frame = pd.DataFrame({'condition': 'identify', 'entity_id': ['a', 'b'], %s})\n"
-    keep = "keep_records(frame, work, 'tiny')\n"
+    nothing = "frame = {**answer, 'condition': 'identify', 'entity_id': ['a', 'b'], %s}\n"
+    keep = "keep_records(pd.DataFrame({**frame, 'question_id': ''}), work, 'tiny')\n"
     write_chapter(chapters, more="\n# %%\n" + nothing % "'correct': False" + keep)
     outcome = reruns.run(request(), tmp_path / "runs", lambda _: None)
     told = "named none of the 2 entities"

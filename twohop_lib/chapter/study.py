@@ -332,11 +332,14 @@ def study_records(file: str, models: Sequence[str], **wanted: Any) -> pd.DataFra
 def keep_records(
     frame: pd.DataFrame, work: str, chapter: str, pairs: Mapping[str, ModelPair] | None = None
 ) -> None:
-    """Write a chapter's records, and how its models were loaded; nothing if ``work`` is empty."""
+    """Write a chapter's answer records, and how its models were loaded.
+
+    Nothing is written if ``work`` is empty. Raises TwohopError as :func:`records.validate` does.
+    """
     if not work:
         return
     file = kept_records(work, chapter)
-    records.write_frame(frame, file, {"chapter": chapter})
+    records.write(frame, file, {"chapter": chapter})
     models = []
     for pair in (pairs or {}).values():
         models.append(records.ModelEntry.of("vlm", pair.vlm.model, pair.vlm.processor))
