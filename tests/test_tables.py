@@ -56,6 +56,8 @@ def test_rows_of_a_table_may_have_two_names():
     assert counted_table(rows(), "model", "condition", words=len).loc["late"].tolist() == [1, 2]
     nothing = counted_table(rows().iloc[:0], ["model", "seed"], "condition")
     assert nothing.to_dict("list") == {"no items": ["–"]}
+    # A sweep that had nothing to run leaves a frame without columns.
+    assert counted_table(pd.DataFrame(), "model", "condition").equals(nothing)
 
 
 def test_each_model_has_its_table():

@@ -50,10 +50,10 @@ def counted_table(
     ``words`` makes a cell's text of its values (default: :func:`share_words`). Of no rows the table
     says that there are no items.
     """
-    by = [rows] if isinstance(rows, str) else list(rows)
-    frame = frame.astype(dict.fromkeys([*by, columns], object))
     if frame.empty:
         return pd.DataFrame({"no items": [NOT_MEASURED]})
+    by = [rows] if isinstance(rows, str) else list(rows)
+    frame = frame.astype(dict.fromkeys([*by, columns], object))
     cells = frame.groupby([*by, columns], sort=False)[value].agg(words or share_words())
     table = cells.unstack(columns, fill_value=NOT_MEASURED)
     order = frame[by].drop_duplicates()
