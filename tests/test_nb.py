@@ -164,7 +164,7 @@ def test_glued_values_are_found_and_not_printed_in_the_book(shown):
     ("myst", "plain"),
     [
         ("loses {glue:text}`gap_late` points", "loses … points"),
-        ("as {cite:t}`cohen` say {cite:p}`a,b`", "as [cohen] say [a,b]"),
+        ("as {cite:t}`cohen` say {cite:p}`a,b`", "as cohen say (a; b)"),
         ("see {numref}`bars`, {ref}`here`, {doc}`x`, {term}`hop`", "see bars, here, x, hop"),
         ("`code` and $x$ stay", "`code` and $x$ stay"),
         (

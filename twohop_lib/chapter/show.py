@@ -19,6 +19,7 @@ import altair as alt
 from IPython.display import display
 from PIL import Image
 
+from twohop_lib.chapter.citations import cited
 from twohop_lib.errors import TwohopError
 
 CHART_MIME = "application/vnd.twohop.chart+json"
@@ -191,7 +192,9 @@ def plain_markdown(text: str) -> str:
 
     def role(match: re.Match[str]) -> str:
         kind, body = match.groups()
-        return "…" if kind == "glue:text" else f"[{body}]" if kind.startswith("cite") else body
+        if kind.startswith("cite"):
+            return cited(body, in_text=kind == "cite:t")
+        return "…" if kind == "glue:text" else body
 
     return _ROLE.sub(role, _FENCE.sub(box, text))
 

@@ -253,7 +253,7 @@ def execute(
                 execution_timeout=cell_timeout,
                 # Not papermill's own `cwd`, which moves the whole process, other chapters included.
                 resources={"metadata": {"path": str(out.parent)}},
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
