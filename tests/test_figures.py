@@ -14,7 +14,7 @@ from PIL import Image
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import bars, dots, heat, lines, theme
-from twohop_lib.readouts import gap
+from twohop_lib.readouts import cascade, gap
 
 MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross": 0.3}
 LONG = "aimagelab/LLaVA_MORE-llama_3_1-8B-siglip-finetuning"
@@ -30,7 +30,7 @@ def tidy(value: str, column: str, values, models=MODELS) -> pd.DataFrame:
     return frame.assign(low=frame[value] - 0.04, high=frame[value] + 0.04)
 
 
-def cascade(models=MODELS) -> pd.DataFrame:
+def steps_of(models=MODELS) -> pd.DataFrame:
     steps = ["all", "recognised", "known", "not blind-solvable", "right", "linking failure"]
     return pd.DataFrame(
         [
@@ -50,7 +50,9 @@ def failures(models=MODELS) -> pd.DataFrame:
         [
             {"model": model, "type": kind, "share": share}
             for model, size in models.items()
-            for kind, share in zip(gap.TYPES, [0.85 - size, 0.03, size, 0.05, 0.07], strict=True)
+            for kind, share in zip(
+                cascade.TYPES, [0.85 - size, 0.03, size, 0.05, 0.07], strict=True
+            )
         ]
     )
 
@@ -81,8 +83,8 @@ FIGURES = {
     "one seed": lambda: dots.gap_by_model(tidy("gap", "seed", [0], PUBLISHED)),
     "definitions": lambda: dots.gap_definitions(tidy("gap", "definition", gap.DEFINITIONS)),
     "rules": lambda: dots.rule_effect(tidy("gap", "rule", theme.LOOKS["rule"])),
-    "cascade": lambda: bars.cascade_bars(cascade()),
-    "long cascade": lambda: bars.cascade_bars(cascade(PUBLISHED)),
+    "cascade": lambda: bars.cascade_bars(steps_of()),
+    "long cascade": lambda: bars.cascade_bars(steps_of(PUBLISHED)),
     "failures": lambda: bars.failure_bars(failures()),
     "long failures": lambda: bars.failure_bars(failures(PUBLISHED)),
     "loss": lambda: lines.line_by_step(training(True), y_title="Loss (nats per token)", log=True),
@@ -232,7 +234,7 @@ def test_every_colour_has_a_second_encoding():
             if (column, part) != ("experiment", "shape"):  # rows of their own tell these apart
                 assert len({str(getattr(look, part)) for look in looks.values()}) == len(looks)
     assert set(theme.DEFINITION_LABELS) == set(gap.DEFINITIONS)
-    assert tuple(theme.LOOKS["type"]) == gap.TYPES
+    assert tuple(theme.LOOKS["type"]) == cascade.TYPES
 
 
 def test_types_of_outcome_can_be_told_apart_in_grey():
@@ -254,7 +256,7 @@ def test_failure_segments_add_up_to_the_bar():
     spec = bars.failure_bars(failures().sample(frac=1, random_state=0)).to_dict()
     rows = pd.DataFrame(next(iter(spec["datasets"].values())))
     late = rows[rows.model == "late"].sort_values("start")
-    assert late["type"].tolist() == list(gap.TYPES)
+    assert late["type"].tolist() == list(cascade.TYPES)
     assert late.start.iloc[0] == 0 and late.end.iloc[-1] == pytest.approx(1)
     assert late.start.tolist()[1:] == pytest.approx(late.end.tolist()[:-1])
 
@@ -270,7 +272,7 @@ def test_computed_titles_state_the_finding():
     assert title(dots.gap_by_model(gaps)) == "The gap is 63 points in late and 2 points in early"
     relative = dots.gap_by_model(gaps, unit="relative")
     assert title(relative) == "The gap is 63 % in late and 2 % in early"
-    assert "fails to link 806 of the 1,300" in title(bars.cascade_bars(cascade()))
+    assert "fails to link 806 of the 1,300" in title(bars.cascade_bars(steps_of()))
     assert title(dots.gap_by_model(gaps, "My own")) == "My own"
 
 
@@ -288,7 +290,7 @@ def test_missing_gaps_are_left_out_and_said():
     ("call", "sentence"),
     [
         (lambda: dots.gap_by_model(pd.DataFrame({"model": ["a"]})), "needs .* seed, gap, low"),
-        (lambda: bars.cascade_bars(cascade().iloc[:0]), "given no rows"),
+        (lambda: bars.cascade_bars(steps_of().iloc[:0]), "given no rows"),
         (
             lambda: dots.accuracy_by_arm(tidy("accuracy", "arm", ["by ear"])),
             r"Unknown value\(s\) by ear in column 'arm'",
@@ -336,7 +338,7 @@ def answers(model: str) -> pd.DataFrame:
             and (condition != "by_picture" or number == 0),
         }
         for entity in ("a", "b")
-        for condition in gap.CASCADE_CONDITIONS.values()
+        for condition in cascade.CASCADE_CONDITIONS.values()
         for number in range(1 if condition == "identify" else 3)
     ]
     return pd.DataFrame(rows)
@@ -352,8 +354,10 @@ def test_figures_take_the_tables_of_the_gap_module():
     figures = [
         dots.gap_definitions(table[table.population == "recognised"]),
         dots.gap_by_model(one),
-        bars.cascade_bars(pd.concat([gap.cascade_counts(m) for m in models.values()])),
-        bars.failure_bars(pd.concat([gap.failure_shares(m, n_boot=50) for m in models.values()])),
+        bars.cascade_bars(pd.concat([cascade.cascade_counts(m) for m in models.values()])),
+        bars.failure_bars(
+            pd.concat([cascade.failure_shares(m, n_boot=50) for m in models.values()])
+        ),
         dots.accuracy_by_arm(both.dropna(subset=["arm"])),
     ]
     for figure in figures:

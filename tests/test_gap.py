@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from twohop_lib import records as answer_records
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts import gap
+from twohop_lib.readouts import cascade, gap
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_fixture_is_valid_answer_records():
 
 
 def test_cascade_holds_one_row_per_item():
-    wide = gap.cascade(make(FIXTURE).sample(frac=1, random_state=0))
+    wide = cascade.cascade(make(FIXTURE).sample(frac=1, random_state=0))
     assert wide.question_id.tolist() == ["a-r0", "a-r1", "a-r2", "a-r3", "b-r0", "b-r1"] + [
         "c-r0",
         "c-r1",
@@ -88,7 +88,7 @@ def test_cascade_holds_one_row_per_item():
 
 
 def test_cascade_counts():
-    counts = gap.cascade_counts(make(FIXTURE)).set_index("step")
+    counts = cascade.cascade_counts(make(FIXTURE)).set_index("step")
     assert counts.n_items.to_dict() == {
         "all": 8,
         "recognised": 6,
@@ -101,20 +101,20 @@ def test_cascade_counts():
     shares = [1, 6 / 8, 5 / 6, 4 / 5, 1 / 4, 3 / 4]
     assert counts.share_of_previous.tolist() == pytest.approx(shares)
     assert counts.share["linking failure"] == pytest.approx(3 / 8)
-    by_llm = gap.cascade_counts(make(FIXTURE), known_by="llm").set_index("step")
+    by_llm = cascade.cascade_counts(make(FIXTURE), known_by="llm").set_index("step")
     assert by_llm.n_items.tolist() == [8, 6, 5, 4, 1, 3]
     assert set(by_llm.known_by) == {"llm"}
     assert by_llm.n_entities["known"] == 2
 
 
 def test_controlled_counts():
-    counts = gap.controlled_counts(make(FIXTURE))
+    counts = cascade.controlled_counts(make(FIXTURE))
     assert counts.step.tolist() == ["all", "recognised", "full information", "controlled slice"]
     assert counts.n_items.tolist() == [8, 6, 5, 4]
 
 
 def test_failure_types():
-    typed = gap.failure_types(make(FIXTURE)).set_index("question_id")["type"]
+    typed = cascade.failure_types(make(FIXTURE)).set_index("question_id")["type"]
     assert typed.astype(str).to_dict() == {
         "a-r0": "right",
         "a-r1": "linking failure",
@@ -125,7 +125,7 @@ def test_failure_types():
         "c-r0": "right without recognition",
         "c-r1": "unseen entity",
     }
-    by_llm = gap.failure_types(make(FIXTURE), "llm").set_index("question_id")["type"]
+    by_llm = cascade.failure_types(make(FIXTURE), "llm").set_index("question_id")["type"]
     assert by_llm["a-r3"] == "linking failure" and by_llm["b-r1"] == "unknown fact"
 
 
@@ -135,13 +135,13 @@ def test_failure_types_are_exhaustive_and_exclusive():
         f"e{i}": (recognised, [("name " * known + "picture" * right)])
         for i, (recognised, known, right) in enumerate(cells)
     }
-    typed = gap.failure_types(make(entities))
-    assert typed["type"].notna().all() and set(typed["type"]) == set(gap.TYPES)
+    typed = cascade.failure_types(make(entities))
+    assert typed["type"].notna().all() and set(typed["type"]) == set(cascade.TYPES)
     linking = typed[typed["type"] == "linking failure"]
     assert len(linking) == 1 and linking[["recognised", "known_vlm"]].all(axis=None)
-    shares = gap.failure_shares(make(entities))
+    shares = cascade.failure_shares(make(entities))
     assert shares.share.sum() == pytest.approx(1) and shares.n.sum() == 8
-    assert shares["type"].tolist() == list(gap.TYPES)
+    assert shares["type"].tolist() == list(cascade.TYPES)
 
 
 def test_degradation_by_hand():
@@ -236,7 +236,7 @@ def test_no_qualifying_items_give_none():
         for interval in (result.gap, result.reference, result.picture):
             assert (interval.estimate, interval.low, interval.high) == (None, None, None)
             assert interval.n_items == interval.n_entities == 0
-    counts = gap.cascade_counts(nobody)
+    counts = cascade.cascade_counts(nobody)
     assert counts.n_items.tolist() == [2, 0, 0, 0, 0, 0]
     assert counts.share_of_previous.isna().tolist() == [False, False, True, True, True, True]
 
@@ -258,7 +258,7 @@ def test_backbone_rows_may_carry_the_backbones_name():
 def test_worlds_are_kept_apart():
     other = make({**FIXTURE, "a": (False, FIXTURE["a"][1])}, seed=1)
     both = pd.concat([make(FIXTURE), other])
-    wide = gap.cascade(both)
+    wide = cascade.cascade(both)
     assert len(wide) == 16
     assert wide.groupby(["seed", "entity_id"]).recognised.first().tolist() == [
         True, True, False, False, True, False,
@@ -267,7 +267,7 @@ def test_worlds_are_kept_apart():
     result = gap.gap_degradation(both)
     assert (result.gap.n_items, result.gap.n_entities) == (16, 6)
     assert gap.gap_difference(both, "full").gap.n_entities == 6
-    counts = gap.cascade_counts(both).set_index("step")
+    counts = cascade.cascade_counts(both).set_index("step")
     assert counts.n_entities["all"] == 6
     accuracy = gap.accuracy_table(both).set_index("condition")
     assert accuracy.n_entities["identify"] == 6
@@ -278,7 +278,7 @@ def test_an_accuracy_at_the_end_has_an_interval():
     ends = table.set_index("condition").loc[["identify", "by_name", "by_picture"]]
     assert ends.accuracy.tolist() == [1, 1, 0]
     assert (ends.high - ends.low > 0.2).all()
-    shares = gap.failure_shares(make({f"e{i}": (True, ["name"]) for i in range(10)}))
+    shares = cascade.failure_shares(make({f"e{i}": (True, ["name"]) for i in range(10)}))
     assert (shares.high - shares.low > 0.2).all()
 
 
@@ -301,25 +301,28 @@ def test_gaps_of_several_worlds_resample_worlds():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda r: gap.cascade(pd.concat([r, r.assign(model="n")])), "one model, not of 2: m, n"),
-        (lambda r: gap.cascade(pd.concat([r, r.iloc[1:2]])), "recorded twice, such as .* a-r0"),
-        (lambda r: gap.cascade(pd.concat([r, r.iloc[:1]])), "recorded twice, such as identify"),
-        (lambda r: gap.cascade(r.iloc[:0]), "not of 0"),
-        (lambda r: gap.cascade_counts(r, "me"), "known by 'vlm' or by 'llm'"),
+        (
+            lambda r: cascade.cascade(pd.concat([r, r.assign(model="n")])),
+            "one model, not of 2: m, n",
+        ),
+        (lambda r: cascade.cascade(pd.concat([r, r.iloc[1:2]])), "recorded twice, such as .* a-r0"),
+        (lambda r: cascade.cascade(pd.concat([r, r.iloc[:1]])), "recorded twice, such as identify"),
+        (lambda r: cascade.cascade(r.iloc[:0]), "not of 0"),
+        (lambda r: cascade.cascade_counts(r, "me"), "known by 'vlm' or by 'llm'"),
         (lambda r: gap.gap_difference(r, "all"), "population is 'full' or"),
         (
-            lambda r: gap.cascade_counts(r[r.condition != "blank_by_picture"]),
+            lambda r: cascade.cascade_counts(r[r.condition != "blank_by_picture"]),
             "5 of 5 items of m have no 'blank_by_picture' answer",
         ),
         (
-            lambda r: gap.failure_types(r[r.condition != "by_name"]),
+            lambda r: cascade.failure_types(r[r.condition != "by_name"]),
             "8 of 8 items of m have no 'by_name' answer",
         ),
         (
             lambda r: gap.gap_difference(r[(r.question_id != "a-r0") | (r.condition != "by_name")]),
             "1 of 6 items of m have no 'by_name' answer",
         ),
-        (lambda r: gap.failure_types(r[r.entity_id.ne("a") | r.relation.ne("")]), "'identify'"),
+        (lambda r: cascade.failure_types(r[r.entity_id.ne("a") | r.relation.ne("")]), "'identify'"),
     ],
 )
 def test_bad_records_are_refused_in_a_sentence(call, sentence):

@@ -68,6 +68,16 @@ def test_a_known_switch_is_found(at):
     assert switch.crossing(x, 1 / (1 + np.exp(-(x - at) / 0.6))) == pytest.approx(at, abs=0.05)
 
 
+@pytest.mark.parametrize("between", [0.463, 0.483, 0.5, 0.52])
+def test_a_curve_as_steep_as_may_be_has_a_switch(between):
+    # The best width is at its bound. Fits that stop there must not be lost: the draws of an
+    # interval would be missing just where the curve is surest.
+    x = np.arange(9.0)
+    assert switch.crossing(x, np.where(x < 3, 0.0, np.where(x > 3, 1.0, between))) == pytest.approx(
+        3, abs=0.02
+    )
+
+
 def test_no_switch_is_claimed_where_there_is_none():
     x = np.arange(9.0)
     assert np.isnan(switch.crossing(x, np.full(9, 0.2)))

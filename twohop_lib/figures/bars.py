@@ -30,7 +30,7 @@ def _said(rows: pd.DataFrame, what: pd.Series) -> str:
 def cascade_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
     """Draw how many items each model has left at each step of the cascade.
 
-    Columns ``model, step, n_items``: :func:`twohop_lib.readouts.gap.cascade_counts` of each
+    Columns ``model, step, n_items``: :func:`twohop_lib.readouts.cascade.cascade_counts` of each
     model. Bars carry the model's name and n, so that no legend is needed.
     """
     rows = theme.tidy(frame, ["model", "step"], ["n_items"])
@@ -78,8 +78,8 @@ def _cascade_finding(rows: pd.DataFrame) -> str:
 def failure_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
     """Draw the share of each type of outcome, stacked, one bar per model.
 
-    Columns ``model, type, share``: :func:`twohop_lib.readouts.gap.failure_shares` of each model.
-    Segments stand in the order of the legend and carry their share where there is room.
+    Columns ``model, type, share``: :func:`twohop_lib.readouts.cascade.failure_shares` of each
+    model. Segments stand in the order of the legend and carry their share where there is room.
     """
     rows = theme.tidy(frame, ["model", "type"], ["share"])
     rows["type"] = rows["type"].astype(str)

@@ -60,7 +60,7 @@ LOOKS: dict[str, dict[str, Look]] = {
         "name first": Look(SKY, "triangle-up"),
         "blank picture": Look(GREY, "cross"),
     },
-    "type": {  # of outcome, in stacking order: twohop_lib.readouts.gap.TYPES
+    "type": {  # of outcome, in stacking order: twohop_lib.readouts.cascade.TYPES
         "right": Look(GREEN),
         "right without recognition": Look("#8FD3BC"),
         "linking failure": Look(ORANGE, outline=INK),

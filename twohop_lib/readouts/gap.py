@@ -29,16 +29,10 @@ from typing import Literal
 import pandas as pd
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts.cascade import (  # noqa: F401  (some are still looked for here)
-    CASCADE_CONDITIONS,
-    TYPES,
+from twohop_lib.readouts.cascade import (
     MissingCondition,
     cascade,
-    cascade_counts,
-    controlled_counts,
     controlled_steps,
-    failure_shares,
-    failure_types,
     need,
     one_model,
     passing,
