@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers_graft import TINY, TOWER, byte_tokenizer, tiny_gguf, tiny_llm
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
+from twohop_lib import records
 from twohop_lib.benchmark import flag_looks, flag_views, flags, sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import (
@@ -648,3 +650,81 @@ def test_the_exemplars_questions_are_no_part_of_the_question(benchmark, grown):
     site = ImageSite("stream", frozenset({vlm.model.config.image_token_id}))
     roles = token_roles(vlm, prompt, ids, site)
     assert len(roles.image) == 4 and min(roles.question) > max(roles.image)
+
+
+# --- the study ---
+
+
+def test_the_study_measures_every_condition_and_is_not_done_twice(
+    benchmark, llm, cache, tmp_path, monkeypatch
+):
+    from twohop_lib.grafts import grow as growing
+    from twohop_lib.study import grafts as study
+
+    few_questions = replace(benchmark.some(6), questions=benchmark.some(6).questions[:60])
+    monkeypatch.setattr(growing, "RECIPES", TINY)
+    monkeypatch.setattr(growing, "training_benchmark", lambda _: benchmark)
+    monkeypatch.setattr(study, "training_benchmark", lambda _: few_questions)
+    # A random model knows nothing; what it says by name is taken for right here.
+    true_judge = study.judge
+
+    def judge(question, condition, answer, **options):
+        row = true_judge(question, condition, answer, **options)
+        return row | {"correct": True} if condition == "by_name" else row
+
+    monkeypatch.setattr(study, "judge", judge)
+    study.run_study(tmp_path / "out", ["caption"], [0], llm)
+    answers = records.read(tmp_path / "out" / "answers.parquet")
+    assert set(answers["format"]) == {"card", "chat"}
+    n = answers.groupby(["format", "condition"]).size().unstack()
+    entities, facts = 3, 20
+    assert n["identify"].eq(entities * len(flag_views.VIEWS)).all()
+    assert n["by_name"].eq(facts).all() and n["name_first"].eq(facts).all()
+    assert n["by_picture"].eq(2 * facts + entities).all()  # two views, and the colours
+    assert n["full_information"].eq(facts).all() and n["blank_by_picture"].eq(facts).all()
+    assert set(answers.loc[answers["condition"] == "by_name", "view"]) == {""}
+    blank = answers[answers["condition"] == "blank_by_picture"]
+    assert blank.groupby(["format", "relation"])["answer"].nunique().max() == 1
+    card = cards.read_card(
+        shipped.grafts_folder() / "other" / f"{llm.name}-flags-None/seed0/caption"
+    )
+    assert card.named.n == entities * len(flag_views.VIEWS)
+    monkeypatch.setattr(study, "Graft", lambda *_: pytest.fail("measured twice"))
+    study.run_study(tmp_path / "again", ["caption"], [0], llm)
+    assert (tmp_path / "again" / "answers.parquet").read_bytes() == (
+        tmp_path / "out" / "answers.parquet"
+    ).read_bytes()
+
+
+def test_the_outcome_is_counted_on_facts_that_the_picture_could_give():
+    from twohop_lib.study.grafts import held_out
+
+    def row(condition, entity, question="", correct=True, view="drawn", model="caption", **more):
+        base = {"model": model, "seed": 0, "format": "chat", "relation": "r", "trained": False}
+        return (
+            base
+            | more
+            | {
+                "condition": condition,
+                "entity_id": entity,
+                "question_id": question,
+                "correct": correct,
+                "view": view,
+            }
+        )
+
+    rows = [
+        row("identify", "a"),
+        row("identify", "b", correct=False),
+        row("identify", "c"),
+        *(row("by_picture", e, f"{e}{i}") for e in "abc" for i in (1, 2)),
+        row("blank_by_picture", "a", "a2", view="blank"),
+        row("blank_by_picture", "a", "a1", correct=False, view="blank"),
+        row("by_picture", "c", "c3", trained=True),
+        row("by_picture", "c", "c4", relation="colours"),
+    ]
+    kept = held_out(pd.DataFrame(rows))
+    kept = kept[kept["condition"] == "by_picture"]
+    assert sorted(kept["question_id"]) == ["a1", "c1", "c2", "c3"]
+    taught = held_out(pd.DataFrame(rows).assign(model="facts"))
+    assert "c3" not in set(taught["question_id"])

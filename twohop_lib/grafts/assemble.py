@@ -44,6 +44,8 @@ SPARE = (
     "<|extra_0|>",
     "<unused_token_0>",
 )
+#: The text model under LLaVA's names, kept beside it for all grafts.
+SHARED = "llava-language.safetensors"
 _TEXT, _SIGHT = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -201,7 +203,7 @@ def _settings(model: Any, tokenizer: Any, ends: list[int]) -> GenerationConfig:
 
 def _write_text(model: Any, llm: Path, out: Path, merged: dict[str, Tensor] | None) -> None:
     """The text model's weights under LLaVA's names; shared by all grafts of one text model."""
-    shared = llm / "llava-language.safetensors"
+    shared = llm / SHARED
     if merged is None and shared.is_file():
         link(shared, out / _TEXT)
         return
@@ -237,7 +239,7 @@ def _write_language(llm: Path, out: Path, tokenizer: Any, model: Any, ends: list
     """The text model as it is, with the graft's chat template and ends."""
     out.mkdir()
     for file in llm.iterdir():
-        if file.suffix == ".safetensors" and file.name != "llava-language.safetensors":
+        if file.suffix == ".safetensors" and file.name != SHARED:
             link(file.resolve(), out / file.name)
         elif file.name in ("config.json", "model.safetensors.index.json"):
             shutil.copyfile(file, out / file.name)

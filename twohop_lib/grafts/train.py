@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,20 @@ def train(
 
 
 def fingerprint(llm: Path) -> str:
-    """Eight digits of a text model's weights and vocabulary, by their files' names and ends."""
-    digest = hashlib.sha256()
-    for file in sorted(llm.glob("*.safetensors")):
-        if file.name == "llava-language.safetensors":
-            continue
-        with file.open("rb") as opened:
-            size = file.stat().st_size
-            opened.seek(max(0, size - 2**20))
-            digest.update(f"{file.name}\0{size}\0".encode() + opened.read())
-    return digest.hexdigest()[:8]
+    """Eight digits of the weights in a folder, whatever else lies there."""
+    files = [f for f in sorted(llm.glob("*.safetensors")) if f.name != assemble.SHARED]
+    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    return _fingerprint(stamps)
+
+
+@lru_cache
+def _fingerprint(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, size, _ in stamps:
+        with open(name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        total.update(f"{Path(name).name}\0{size}\0".encode() + content)
+    return total.hexdigest()[:8]
 
 
 def _require_text_model(llm: Path) -> None:

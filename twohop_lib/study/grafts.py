@@ -29,7 +29,7 @@ from twohop_lib.grafts.fewshot import FORMATS, NAMING, Asked, FewShot, Format
 from twohop_lib.grafts.grow import grow, training_benchmark
 from twohop_lib.grafts.language import GEMMA
 from twohop_lib.grafts.shipped import grafts_folder
-from twohop_lib.grafts.train import TRAINING
+from twohop_lib.grafts.train import TRAINING, fingerprint
 from twohop_lib.models.inputs import blank_like
 from twohop_lib.models.loading import Vlm, load_vlm
 from twohop_lib.organisms.cards import Measured
@@ -255,7 +255,7 @@ def measured(
     for form in FORMATS:
         key = {
             **labels,
-            "weights": store.folder_hash(folder),
+            "weights": fingerprint(folder),
             "benchmark": benchmark.hash,
             "format": form,
             "code": records.library_hash(Path(ask.__file__).parent),
