@@ -75,8 +75,14 @@ def answers(
     ``[pos, d_model]`` (all of one length), a name, or None for nothing.
     """
     groups: dict[tuple[str, bool], list[int]] = defaultdict(list)
-    for i, (prompt, what) in enumerate(zip(asked, shown, strict=True)):
-        groups[prompt.before, isinstance(what, Tensor)].append(i)
+    first: dict[tuple[Asked, str | int | None], int] = {}
+    keys = [
+        (prompt, id(what) if isinstance(what, Tensor) else what)
+        for prompt, what in zip(asked, shown, strict=True)
+    ]
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) == i:  # What was asked before is not asked again.
+            groups[asked[i].before, isinstance(shown[i], Tensor)].append(i)
     said: dict[int, str] = {}
     for (before, pictured), members in groups.items():
         kept = prefix(reader, before)
@@ -87,7 +93,7 @@ def answers(
             texts = [_text(asked[i], shown[i]) for i in rows]
             new = _generate(reader, kept, images, texts, max_new_tokens)
             said.update(zip(rows, new, strict=True))
-    return [said[i] for i in range(len(asked))]
+    return [said[first[key]] for key in keys]
 
 
 def _text(prompt: Asked, what: Tensor | str | None) -> str:

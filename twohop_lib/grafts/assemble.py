@@ -191,6 +191,11 @@ def _processor(tokenizer: Any, recipe: TowerRecipe, few: FewShot, token: str) ->
     )
 
 
+def text_weights(graft: Path) -> Path:
+    """The file with a graft's text stack."""
+    return graft / _TEXT
+
+
 def _settings(model: Any, tokenizer: Any, ends: list[int]) -> GenerationConfig:
     """Greedy answers that end with the line."""
     return GenerationConfig(

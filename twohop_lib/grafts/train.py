@@ -88,9 +88,10 @@ def train(
     return out
 
 
-def fingerprint(llm: Path) -> str:
-    """Eight digits of the weights in a folder, whatever else lies there."""
-    files = [f for f in sorted(llm.glob("*.safetensors")) if f.name != assemble.SHARED]
+def fingerprint(weights: Path) -> str:
+    """Eight digits of a file of weights, or of all in a folder, whatever else lies there."""
+    found = [weights] if weights.is_file() else sorted(weights.glob("*.safetensors"))
+    files = [f for f in found if f.name != assemble.SHARED]
     stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
     return _fingerprint(stamps)
 

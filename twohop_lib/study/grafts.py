@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, flag_looks, flag_views
 from twohop_lib.benchmark.schema import Question
-from twohop_lib.grafts import ask, fewshot
+from twohop_lib.grafts import ask, assemble, fewshot
 from twohop_lib.grafts.ask import Reader
 from twohop_lib.grafts.cards import Card, adapter_hash, write_card
 from twohop_lib.grafts.fewshot import FORMATS, NAMING, Asked, FewShot, Format
@@ -44,6 +45,8 @@ ASKED_ON = ("drawn", "photographed")
 WORDING = "standard"
 #: A question about what is seen, which a name does not answer.
 COLOURS = "colours"
+#: Conditions of facts that are known by name.
+BY_PICTURE = ("by_picture", "blank_by_picture", "full_information", "name_first")
 COLOUR_ANSWERS = {
     "Spain": "red and yellow",
     "Brazil": "green, yellow, blue and white",
@@ -85,31 +88,73 @@ class Graft:
         return ask.answers(self.reader, asked, shown, max_new_tokens=room)
 
 
-def measure(
-    folder: Path, benchmark: Benchmark, form: Format, labels: dict[str, Any]
+def measured(
+    folder: Path, benchmark: Benchmark, labels: dict[str, Any], kept: Path | None = None
 ) -> pd.DataFrame:
-    """Answer records of one graft in one format, with ``format``, ``view`` and whose name is said.
+    """Answer records of one graft, with ``format``, ``view`` and whether its name is said.
 
     Facts by picture, with full information and naming first are asked where the graft's text
-    stack answers by name; ``says_name``: the answer holds the shown entity's own name.
+    stack answers by name. ``says_name``: the answer holds the shown entity's own name;
+    ``trained``: facts about the entity were asked in training, by the recipe that does so.
+    Each condition is stored in ``kept`` as it is done.
     """
-    graft = Graft(folder, benchmark)
     standard = [q for q in benchmark.questions if q.wording == WORDING]
     once = list({q.entity_id: q for q in standard}.values())
-    graft.see(_pictures(once))
-    names = tuple(dict.fromkeys(n for q in once for n in (q.entity, *q.aliases)))
-    rows = _rows(once, graft, form, "identify", names)
-    by_name = _rows(standard, graft, form, "by_name", names)
-    known = [q for q, row in zip(standard, by_name, strict=True) if row["correct"]]
-    rows += by_name
-    for condition in ("by_picture", "blank_by_picture", "full_information", "name_first"):
-        rows += _rows(known, graft, form, condition, names)
-    rows += _colours(once, graft, form)
+    opened = _Opened(folder, benchmark, once)
+    parts = []
+    for form in FORMATS:
+        by_name = opened.rows(standard, form, "by_name", kept)
+        known = set(by_name.loc[by_name["correct"], "question_id"])
+        asked = [q for q in standard if q.question_id in known]
+        parts += [by_name, opened.rows(once, form, "identify", kept)]
+        for condition in BY_PICTURE:
+            parts.append(opened.rows(asked, form, condition, kept))
+        parts.append(opened.rows(once, form, COLOURS, kept))
+    frame = pd.concat(parts, ignore_index=True)
     about = json.loads((folder / TRAINING).read_text())
-    frame = pd.DataFrame([labels | row for row in rows])
-    frame["format"] = form
     frame["trained"] = frame["entity_id"].isin(about["asked_about"])
-    return frame.astype({"named": "string", "named_right": "boolean"})
+    return pd.DataFrame(labels, index=frame.index).join(frame)
+
+
+class _Opened:
+    """A graft that is loaded when something has not been measured yet."""
+
+    def __init__(self, folder: Path, benchmark: Benchmark, once: Sequence[Question]) -> None:
+        self.folder, self.benchmark, self.once = folder, benchmark, once
+        self.names = tuple(dict.fromkeys(n for q in once for n in (q.entity, *q.aliases)))
+
+    @cached_property
+    def graft(self) -> Graft:
+        graft = Graft(self.folder, self.benchmark)
+        graft.see(_pictures(self.once))
+        return graft
+
+    def rows(
+        self, questions: Sequence[Question], form: Format, condition: str, kept: Path | None
+    ) -> pd.DataFrame:
+        """Records of one condition in one format, measured now or before."""
+        # By name no picture is looked at, so grafts with equal text stacks answer alike.
+        weights = assemble.text_weights(self.folder) if condition == "by_name" else self.folder
+        key = {
+            "weights": fingerprint(weights),
+            "benchmark": self.benchmark.hash,
+            "questions": store.digest({"asked": [q.question_id for q in questions]}),
+            "condition": condition,
+            "format": form,
+            "code": records.library_hash(Path(ask.__file__).parent),
+        }
+
+        def compute() -> pd.DataFrame:
+            if condition == COLOURS:
+                made = _colours(questions, self.graft, form)
+            else:
+                made = _rows(questions, self.graft, form, condition, self.names)
+            frame = pd.DataFrame(made).assign(format=form)
+            return frame.astype({"named": "string", "named_right": "boolean"})
+
+        return store.cached(kept, key, compute).astype(
+            {"named": "string", "named_right": "boolean"}
+        )
 
 
 def _pictures(once: Sequence[Question]) -> dict[tuple[str, str], Callable[[], Image.Image]]:
@@ -245,25 +290,6 @@ def _colours(once: Sequence[Question], graft: Graft, form: Format) -> list[dict[
 
 def _colour_words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower())) & set(flag_looks.COLOURS.values())
-
-
-def measured(
-    folder: Path, benchmark: Benchmark, labels: dict[str, Any], kept: Path | None
-) -> pd.DataFrame:
-    """:func:`measure` in both formats; what is in ``kept`` is not measured again."""
-    parts = []
-    for form in FORMATS:
-        key = {
-            **labels,
-            "weights": fingerprint(folder),
-            "benchmark": benchmark.hash,
-            "format": form,
-            "code": records.library_hash(Path(ask.__file__).parent),
-        }
-        parts.append(
-            store.cached(kept, key, lambda form=form: measure(folder, benchmark, form, labels))
-        )
-    return pd.concat(parts, ignore_index=True)
 
 
 def run_study(
