@@ -15,12 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.interventions.splice import Engine
-
-# Some names are still looked for here.
-from twohop_lib.readouts.lens import logit_lens  # noqa: F401
-from twohop_lib.readouts.name_likeness import name_likeness  # noqa: F401
 from twohop_lib.readouts.selection import halves
-from twohop_lib.readouts.states import FloatArray, image_states, name_states, tidy  # noqa: F401
+from twohop_lib.readouts.states import FloatArray, image_states, tidy
 
 
 def entity_probe(

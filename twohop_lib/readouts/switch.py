@@ -93,7 +93,7 @@ def curve(
     ``value`` is a column, or (numerator, denominator) for a ratio of means. Returns ``*by, x,
     value, low, high, n_items, n_entities``; rows without a value are left out.
     """
-    return share_table(frame, value, [*by, _axis(frame, x)], donor=_donor(frame), n_boot=N_BOOT)
+    return share_table(frame, value, [*by, x], donor=_donor(frame), n_boot=N_BOOT)
 
 
 def switch_layer(frame: pd.DataFrame, value: str, x: str = "blocks_read") -> Interval:
@@ -110,7 +110,7 @@ def switch_layer(frame: pd.DataFrame, value: str, x: str = "blocks_read") -> Int
     """
     donor = _donor(frame)
     keys = list(dict.fromkeys([*ENTITY, *(donor or ())]))
-    table = frame.pivot_table(index=keys, columns=_axis(frame, x), values=value, aggfunc="mean")
+    table = frame.pivot_table(index=keys, columns=x, values=value, aggfunc="mean")
     table = table.astype(float).dropna()
     at, values = table.columns.to_numpy(float), table.to_numpy()
     ids = table.index.to_frame(index=False)
@@ -283,11 +283,3 @@ def _donor(frame: pd.DataFrame) -> tuple[str, ...] | None:
 
 def _defined(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-# Names that chapters still use; they go when the last one is rewritten.
-undisturbed, switch, switches = blocks_read, switch_layer, switch_table
-
-
-def _axis(frame: pd.DataFrame, x: str) -> str:
-    return "depth" if x == "blocks_read" and x not in frame and "depth" in frame else x
