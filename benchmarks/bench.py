@@ -19,8 +19,9 @@ from torch import Tensor
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.interventions import hooks, reference
+from twohop_lib.interventions.agreement import farthest
 from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, Knockout, Write
-from twohop_lib.interventions.splice import TOLERANCE, Engine
+from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import hooked
 from twohop_lib.models.loading import Vlm
 from twohop_lib.models.prompts import Prompt
@@ -39,7 +40,8 @@ class Timing:
 
     ``runs`` interventions were timed for the engine and ``reference_runs`` of them for each of
     the loops, whose seconds are scaled up to the same work (each of their runs costs the same).
-    Peaks are above what the loaded model holds.
+    ``share`` is the worst difference as a share of the distance between the runs that differ most
+    (:mod:`twohop_lib.interventions.agreement`). Peaks are above what the loaded model holds.
     """
 
     work: str
@@ -58,7 +60,9 @@ class Timing:
     ratio_nnsight: float
     ratio_hooks: float
     max_abs_diff: float
-    tolerance: float
+    share: float
+    allowed: float
+    agree: bool
     peak_mb_engine: float
     peak_mb_nnsight: float
     threads: int
@@ -156,7 +160,7 @@ def measure(
     prompt = Prompt("by_picture", QUESTION, True)
     probe = Engine(vlm, batch_size)
     probe.logits(plan(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
-    held = _held()
+    before = _held()
     with _Peak() as peak_engine:
         began = time.perf_counter()
         engine = Engine(vlm, batch_size)
@@ -171,13 +175,15 @@ def measure(
     index = {id(edit): i for i, edit in enumerate(planned)}
     compared = fast[[index[id(edit)] for edit in some]]
     slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
-    diff = max((a - b).abs().max().item() for a, b in zip(compared, slow, strict=True))
-    scale = max(1.0, max(b.abs().max().item() for b in slow))
     record = some[0].target
     place = (record.n, record.span)
     with _Peak() as peak_nnsight:
         traced, nnsight_s = _timed(lambda: _by_nnsight(engine, some))
-    diff = max(diff, max((a - b).abs().max().item() for a, b in zip(compared, traced, strict=True)))
+    held = [
+        engine.agreement(got, wanted, farthest(wanted, loop))
+        for loop in (slow, traced)
+        for got, wanted in zip(compared, loop, strict=True)
+    ]
     share = len(planned) / len(some)
     return Timing(
         work=work,
@@ -195,10 +201,12 @@ def measure(
         hooks_s=hooks_s * share,
         ratio_nnsight=nnsight_s * share / engine_s,
         ratio_hooks=hooks_s * share / engine_s,
-        max_abs_diff=diff,
-        tolerance=TOLERANCE.get(vlm.model.dtype, 1e-1) * scale,
-        peak_mb_engine=peak_engine.mb - held,
-        peak_mb_nnsight=peak_nnsight.mb - held,
+        max_abs_diff=max(one.distance for one in held),
+        share=max(one.share for one in held),
+        allowed=held[0].allowed,
+        agree=all(one.ok for one in held),
+        peak_mb_engine=peak_engine.mb - before,
+        peak_mb_nnsight=peak_nnsight.mb - before,
         threads=torch.get_num_threads(),
     )
 
@@ -270,7 +278,7 @@ def _by_hooks(engine: Engine, edits: Sequence[Edit]) -> list[Tensor]:
     found, taken = [], {}
     for edit in edits:
         if not isinstance(edit, CrossPatch):
-            found.append(hooks.logits(engine, edit))
+            found.append(hooks.runs(engine, [edit])[0][0])
             continue
         if id(edit.donor) not in taken:
             every = range(engine.n_blocks)

@@ -9,8 +9,7 @@ from PIL import Image
 from tests.zoo import FAMILIES, build
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions import splice as engines
+from twohop_lib.interventions import forward, hooks, reference
 from twohop_lib.interventions.edits import CrossPatch, Freeze, Knockout, Write
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import UnsupportedSite
@@ -47,8 +46,7 @@ def recorded(request, tmp_path_factory):
 def runs(engine, rows):
     """Logits and answers by the engine, and by whole runs with hooks."""
     fast = engine.answers(rows, ROOM)
-    slow = torch.stack([hooks.logits(engine, row) for row in rows])
-    return fast, (slow, [hooks.answer(engine, row, ROOM) for row in rows])
+    return fast, hooks.runs(engine, rows, ROOM)
 
 
 def assert_same(engine, rows):
@@ -198,8 +196,8 @@ def test_a_splice_one_layer_off_is_not_used(late, monkeypatch):
     monkeypatch.setattr(CrossPatch, "source", lambda row, block: right(row, block - 1))
     assert engine.computation(CrossPatch(a, b, 3)) == "reference"
     row = CrossPatch(a, b, 3)
-    assert torch.equal(engine.logits([row])[0], hooks.logits(engine, row))
-    assert (engine._spliced([row], 0)[0][0] - hooks.logits(engine, row)).abs().max() > 1e-3
+    assert torch.equal(engine.logits([row])[0], hooks.runs(engine, [row])[0][0])
+    assert (forward.run(engine, [row])[0][0] - hooks.runs(engine, [row])[0][0]).abs().max() > 1e-3
 
 
 def test_a_splice_at_the_wrong_positions_is_not_used(late, monkeypatch):
@@ -210,14 +208,14 @@ def test_a_splice_at_the_wrong_positions_is_not_used(late, monkeypatch):
 
 def test_stale_positions_are_not_used(late, monkeypatch):
     engine, a, b = late
-    right = engines.between
+    right = forward.between
 
     def stale(value, name, total, lo, hi):
         if name in ("position_embeddings", "position_ids"):
             return right(value, name, total, lo - 1, hi - 1)
         return right(value, name, total, lo, hi)
 
-    monkeypatch.setattr(engines, "between", stale)
+    monkeypatch.setattr(forward, "between", stale)
     assert engine.computation(CrossPatch(a, b, 3)) == "reference"
 
 
@@ -226,13 +224,13 @@ def test_a_stale_position_in_the_answer_alone_is_not_used(tmp_path, monkeypatch)
     made = build("llava", tmp_path)
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
     a, b = (engine.record(ASKED, picture(seed), None, ROOM) for seed in (1, 2))
-    right = engines.between
+    right = forward.between
 
     def stale(value, name, total, lo, hi):
         by = 9 if lo >= a.n and name in ("position_embeddings", "position_ids") else 0
         return right(value, name, total, lo - by, hi - by)
 
-    monkeypatch.setattr(engines, "between", stale)
+    monkeypatch.setattr(forward, "between", stale)
     assert engine.computation(CrossPatch(a, b, 1)) == "reference"
 
 
@@ -314,7 +312,7 @@ def test_what_does_not_fit_together_is_refused(late):
     short = engine.record(ASKED, picture(1), None, 2)
     with pytest.raises(TwohopError, match="too few positions"):
         engine.answers([CrossPatch(short, short, 1)], ROOM)
-    with pytest.raises(TwohopError, match="record it from_start"):
+    with pytest.raises(TwohopError, match="record it with from_start"):
         engine.logits([Freeze(short, 1, 3)])
     with pytest.raises(TwohopError, match="shows no picture and names no entity"):
         engine.record(Prompt("by_name", "Who founded it?", False))
@@ -323,19 +321,19 @@ def test_what_does_not_fit_together_is_refused(late):
 def test_memory_that_runs_out_halves_the_batch(late, monkeypatch):
     engine, a, b = late
     rows = [CrossPatch(a, b, layer) for layer in range(engine.n_blocks)]
-    wanted, right, sizes = engine.logits(rows), Engine._run, []
+    wanted, right, sizes = engine.logits(rows), forward.run, []
 
-    def tight(self, part, length):
+    def tight(decoder, part, length):
         sizes.append(len(part))
         if len(part) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return right(self, part, length)
+        return right(decoder, part, length)
 
-    monkeypatch.setattr(Engine, "_run", tight)
+    monkeypatch.setattr(forward, "run", tight)
     assert (engine.logits(rows) - wanted).abs().max() < 1e-5
     assert sizes == [8, 4, 2, 2, 2, 2]
-    monkeypatch.setattr(Engine, "_run", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(TwohopError, match="out of memory on a single prompt"):
+    monkeypatch.setattr(forward, "run", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(TwohopError, match="runs out on a single prompt"):
         engine.logits(rows)
 
 

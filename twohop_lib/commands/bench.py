@@ -32,7 +32,7 @@ def bench(
     sample: Annotated[
         int, typer.Option(help="Time so many runs of the slow loops, scaled up; 0: all.", min=0)
     ] = 64,
-    rows: Annotated[int, typer.Option(help="Interventions run at once.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Interventions run at once.", min=1)] = 64,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to a file, too.")] = None,
@@ -58,14 +58,14 @@ def bench(
             raise TwohopError(f"Unknown dtype {dtype!r}; use float32, bfloat16, float16 or auto.")
         size = width or (GPU_WIDTH if gpu else CPU_WIDTH)
         model = benches.llava_shaped(size, kind, "cuda" if gpu else "cpu")
-    timing = benches.measure(model, work, entities, pairs, sample, rows)
+    timing = benches.measure(model, work, entities, pairs, sample, batch_size)
     if out is not None:
         benches.write([timing], out)
     if json:
         typer.echo(benches.as_json([timing])[1:-1].strip())
     else:
         _print(timing)
-    if timing.max_abs_diff > timing.tolerance:
+    if not timing.agree:
         raise typer.Exit(1)
 
 
@@ -95,5 +95,6 @@ def _print(t: Any) -> None:
     Console().print(
         f"{t.runs} interventions on {t.n_blocks} blocks, {t.prompt_tokens} positions, "
         f"{t.image_tokens} of them the picture's; {t.reference_runs} of them timed for the loops. "
-        f"Largest difference {t.max_abs_diff:.1e} (allowed: {t.tolerance:.1e})."
+        f"Largest difference {t.max_abs_diff:.1e} nats, {t.share:.1e} of the distance between the "
+        f"runs that differ most (allowed: {t.allowed:g})."
     )

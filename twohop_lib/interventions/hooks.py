@@ -7,7 +7,7 @@ the index frame (``resid[l]`` enters block l) are those of :mod:`twohop_lib.mode
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,26 +29,46 @@ from twohop_lib.models.inputs import GREEDY, decoded, stop_ids
 Change = Callable[[Tensor], Tensor | None]
 
 
-@torch.inference_mode()
+#: ``resid[layer]`` ``[n, d_model]`` of undisturbed runs, by recording (its id) and layer.
+States = Mapping[tuple[int, int], Tensor]
+
+
 def logits(decoder: Decoder, edit: Edit) -> Tensor:
     """Return the next-token logits ``[vocab]`` (float32) of a whole run under an edit."""
-    with edited(decoder, edit):
-        out = decoder.model(**edit.target.inputs, use_cache=False)
-    return out.logits[0, -1].float()
+    return runs(decoder, [edit])[0][0]
 
 
 @torch.inference_mode()
-def answer(decoder: Decoder, edit: Edit, max_new_tokens: int) -> str:
-    """Return the greedy answer of a whole run under an edit."""
-    with edited(decoder, edit):
-        out = decoder.model.generate(
-            **edit.target.inputs,
-            **GREEDY,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=decoder.owner.tokenizer.pad_token_id,
-        )
-    new = out[0, edit.target.n :].tolist()
-    return decoded(decoder.owner.tokenizer, new, stop_ids(decoder.owner))
+def runs(
+    decoder: Decoder, edits: Sequence[Edit], max_new_tokens: int = 0
+) -> tuple[Tensor, list[str]]:
+    """Return next-token logits ``[edit, vocab]`` (float32) and greedy answers, a whole run each.
+
+    What edits take from undisturbed runs is read first, in one run for each recording. Answers
+    are empty without ``max_new_tokens``.
+    """
+    states = _states(decoder, edits)
+    found = []
+    for edit in edits:
+        with edited(decoder, edit, states), decoder.seeing(edit.target.inputs):
+            found.append(_run(decoder, edit.target, max_new_tokens))
+    return torch.stack([logits for logits, _ in found]), [said for _, said in found]
+
+
+def _run(decoder: Decoder, target: Recording, max_new_tokens: int) -> tuple[Tensor, str]:
+    if not max_new_tokens:
+        return decoder.model(**target.inputs, use_cache=False).logits[0, -1].float(), ""
+    tokenizer = decoder.owner.tokenizer
+    out = decoder.model.generate(
+        **target.inputs,
+        **GREEDY,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    new = out.sequences[0, target.n :].tolist()
+    return out.logits[0][0].float(), decoded(tokenizer, new, stop_ids(decoder.owner))
 
 
 @torch.inference_mode()
@@ -70,51 +90,61 @@ def activations(
     else:
         part = blocks.mlp if site == "mlp" else blocks.attn
         watch = {"after": {part(b): keep(b) for b in layers}}
-    with hooked(**watch):
+    with hooked(**watch), decoder.seeing(recording.inputs):
         decoder.model(**recording.inputs, use_cache=False)
     return found
 
 
 @contextlib.contextmanager
-def edited(decoder: Decoder, edit: Edit) -> Iterator[None]:
+def edited(decoder: Decoder, edit: Edit, states: States) -> Iterator[None]:
     """Put an edit on the model; runs of the target's prompt are under it meanwhile."""
-    cross = decoder.site is not None and decoder.site.kind == "cross-attention"
     if isinstance(edit, Knockout):
         context = _knocked_out(decoder, edit)
     elif isinstance(edit, Write):
         context = hooked(**_writes(decoder, edit))
-    elif isinstance(edit, Freeze):
-        context = hooked(before=_frozen(decoder, edit))
-    elif cross and edit.target.span == (0, 0):
+    elif isinstance(edit, CrossPatch) and _beside_the_stream(decoder, edit):
         context = hooked(after=_donors_keys_and_values(decoder, edit))
     else:
-        context = hooked(before=_donors_stream(decoder, edit))
+        context = hooked(before=_over_the_span(decoder, edit, states))
     with context:
         yield
 
 
-def _donors_stream(decoder: Decoder, edit: CrossPatch) -> dict[nn.Module, Change]:
+def _beside_the_stream(decoder: Decoder, edit: CrossPatch) -> bool:
+    """Whether the picture is no part of the stream, but keys and values of its own."""
+    cross = decoder.site is not None and decoder.site.kind == "cross-attention"
+    return cross and edit.target.span == (0, 0)
+
+
+def _taken(decoder: Decoder, edit: Edit) -> dict[int, tuple[Recording, int]]:
+    """Whose ``resid``, and of which layer, enters which block at the span."""
+    if isinstance(edit, Freeze):
+        blocks = range(edit.layer + 1, edit.until + 1)
+        return dict.fromkeys(blocks, (edit.target, edit.layer))
+    if not isinstance(edit, CrossPatch) or _beside_the_stream(decoder, edit):
+        return {}
     n_blocks, late = decoder.n_blocks, decoder.site.late if decoder.site else ()
     until = n_blocks if edit.until is None else edit.until
     # Where more of the picture is added on the way up, it has to be the donor's.
-    layers = [b for b in (edit.layer, *late) if edit.layer <= b < until]
-    values = activations(decoder, edit.donor, "resid", layers) if layers else {}
-    if edit.layer < until < n_blocks:
-        values |= activations(decoder, edit.target, "resid", [until])
-    span = slice(*edit.target.span)
-    return _over_the_span(decoder, edit, {b: value[span] for b, value in values.items()})
+    taken = {b: (edit.donor, b) for b in (edit.layer, *late) if edit.layer <= b < until}
+    return taken | ({until: (edit.target, until)} if edit.layer < until < n_blocks else {})
 
 
-def _frozen(decoder: Decoder, edit: Freeze) -> dict[nn.Module, Change]:
-    held = activations(decoder, edit.target, "resid", [edit.layer])[edit.layer]
-    values = dict.fromkeys(range(edit.layer + 1, edit.until + 1), held[slice(*edit.target.span)])
-    return _over_the_span(decoder, edit, values)
+def _states(decoder: Decoder, edits: Sequence[Edit]) -> States:
+    needed: dict[int, tuple[Recording, set[int]]] = {}
+    for edit in edits:
+        for recording, layer in _taken(decoder, edit).values():
+            needed.setdefault(id(recording), (recording, set()))[1].add(layer)
+    return {
+        (key, layer): state
+        for key, (recording, layers) in needed.items()
+        for layer, state in activations(decoder, recording, "resid", sorted(layers)).items()
+    }
 
 
 def _over_the_span(
-    decoder: Decoder, edit: CrossPatch | Freeze, values: dict[int, Tensor]
+    decoder: Decoder, edit: CrossPatch | Freeze, states: States
 ) -> dict[nn.Module, Change]:
-    """``values[b]`` ``[span, d_model]`` over ``resid[b]`` at the span."""
     start, stop = edit.target.span
 
     def write(value: Tensor) -> Change:
@@ -127,7 +157,10 @@ def _over_the_span(
 
         return change
 
-    return {decoder.blocks.blocks[b]: write(value) for b, value in values.items()}
+    return {
+        decoder.blocks.blocks[b]: write(states[id(recording), layer][start:stop])
+        for b, (recording, layer) in _taken(decoder, edit).items()
+    }
 
 
 def _writes(decoder: Decoder, edit: Write) -> dict[str, dict[nn.Module, Change]]:
@@ -158,7 +191,7 @@ def _donors_keys_and_values(decoder: Decoder, edit: CrossPatch) -> dict[nn.Modul
     def keep(module: nn.Module) -> Change:
         return lambda x: found.update({module: x.clone()})
 
-    with hooked(after={m: keep(m) for m in sites}), torch.inference_mode():
+    with hooked(after={m: keep(m) for m in sites}), decoder.seeing(edit.donor.inputs):
         decoder.model(**edit.donor.inputs, use_cache=False)
     return {m: (lambda x, m=m: found[m]) for m in sites}
 

@@ -1,18 +1,13 @@
-"""The engine: interventions as rows of a batch, each begun where it first departs.
+"""The engine: records prompts, and runs edits of them as rows of batches, where that is exact.
 
-With equal prompts, replacing the residual stream at all positions of the picture at layer l gives
-the keys and values of the donor's own run from block l on, and leaves the target's below. So only
-the positions behind the picture are run again, from block l on, reading the donor's keys and
-values; runs for all layers and several donors are rows of one batch, each of which enters at its
-own block. Nothing here knows a model's name: blocks are called as the model itself called them.
+Whether it is exact is tried, once for each kind of edit and layout of positions: see
+:meth:`Engine.computation`. Where it is not, edits are carried out by hooks on whole runs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,68 +15,26 @@ from PIL import Image
 from torch import Tensor
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import hooks
-from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write, check, telling
-from twohop_lib.interventions.recording import Recording, between, extended, record
-from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out
+from twohop_lib.interventions import forward, hooks
+from twohop_lib.interventions.agreement import Agreement, agreement, farthest, ulps
+from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, layout
+from twohop_lib.interventions.recording import Recording, extended, record
+from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.decoder import Decoder
-from twohop_lib.models.inputs import decoded, encode, stop_ids
-from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.inputs import encode
+from twohop_lib.models.loading import Llm, Vlm, in_float32, out_of_memory
 from twohop_lib.models.prompts import Prompt, render
-from twohop_lib.models.roles import token_roles
+from twohop_lib.models.roles import TokenRoles, token_roles
 
-#: Edits that are run at once, unless memory runs out.
-BATCH_SIZE = 64
+#: Edits that are run at once, unless memory runs out; and how many positions of theirs.
+BATCH_SIZE, POSITIONS = 64, 8192
 #: Tokens of the answer that tells whether splicing is exact.
 PROBE_LENGTH = 4
-#: Pictures whose features are kept.
-PICTURES = 256
-#: Largest difference allowed, as a share of the largest logit (at least of 1), by dtype.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-#: How an edit is carried out: by splicing, or as a whole run with plain hooks.
+#: How an edit is carried out: by splicing, or by hooks on a whole run.
 Computation = Literal["splice", "reference"]
-
-
-#: Rows (a slice or their numbers), and the keys and values that they read before their own.
-Kept = list[tuple[Any, tuple[Tensor, Tensor]]]
-
-
-class _Splice:
-    """A cache for one call of one block: keys and values kept earlier, then the call's own."""
-
-    def __init__(self, kept: Kept, stop: bool = False) -> None:
-        self.kept, self.stop = kept, stop
-        self.own: tuple[Tensor, Tensor] | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.own = (keys, values)
-        if self.stop:
-            raise _Enough
-        if not self.kept:
-            return keys, values
-        return _in_front(self.kept, keys, 0), _in_front(self.kept, values, 1)
-
-    def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return self.kept[0][1][0].shape[2] if self.kept else 0
-
-
-def _in_front(kept: Kept, own: Tensor, which: int) -> Tensor:
-    """What was kept, then a call's own, ``[batch, heads, pos, d_head]``; each copied once."""
-    width = kept[0][1][which].shape[2]
-    batch, heads, length, size = own.shape
-    out = own.new_empty(batch, heads, width + length, size)
-    out[:, :, width:] = own
-    for at, pair in kept:
-        out[at, :, :width] = pair[which].to(own.dtype)
-    return out
-
-
-class _Enough(Exception):
-    """Keys and values are there; the rest of the block is not needed."""
-
-
-# --- the engine -------------------------------------------------------------------------------
+#: Next-token logits ``[edit, vocab]`` and answers.
+Results = tuple[Tensor, list[str]]
 
 
 class Engine(Decoder):
@@ -90,14 +43,10 @@ class Engine(Decoder):
     def __init__(self, model: Vlm | Llm, batch_size: int = BATCH_SIZE) -> None:
         super().__init__(model)
         self.batch_size = batch_size
-        self._features: OrderedDict[str, Any] = OrderedDict()
-        self._exact: dict[str, Computation] = {}
+        self._decided: dict[Hashable, Computation] = {}
         self._causal: bool | None = None
 
-    @property
-    def flash(self) -> bool:
-        """Whether attention is computed without a mask that could be edited."""
-        return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
+    # --- recording ---
 
     def record(
         self,
@@ -109,29 +58,25 @@ class Engine(Decoder):
     ) -> Recording:
         """Run one prompt, with its picture or with the name ``entity`` in it.
 
-        The span is the picture's, or the name's where there is no picture.
+        The span is the picture's, or the name's where there is no picture. ``max_new_tokens`` may
+        be generated behind it; ``from_start`` keeps the stream at the span too, which freezes
+        and writes need there.
+
+        Raises TwohopError if there is neither picture nor name.
         """
         front = getattr(self.owner, "processor", self.owner.tokenizer)
         inputs = encode(self.owner, [render(front, prompt)], [picture], "left")
         ids = inputs["input_ids"][0].tolist()
         roles = token_roles(self.owner, prompt, ids, self.site, entity)
         span = self._span(roles, picture)
-        with self._vision_once(inputs):
+        with self.seeing(inputs):
             if max_new_tokens and self._causal is None:
-                self._causal = self._reads_back_only(inputs)
+                self._causal = self._reads_back_only(inputs, roles)
             # Positions behind a prompt that is read in both directions would change it.
             further = max_new_tokens if self._causal else 0
             return record(self.model, self.blocks, inputs, roles, span, further, from_start)
 
-    @torch.inference_mode()
-    def _reads_back_only(self, inputs: dict[str, Any]) -> bool:
-        """Whether a token behind the prompt leaves the prompt's own logits as they are."""
-        n = inputs["input_ids"].shape[1]
-        plain = self.model(**inputs, use_cache=False).logits[0, n - 1].float()
-        longer = self.model(**extended(inputs, n, 1), use_cache=False).logits[0, n - 1].float()
-        return self.close(plain, longer)
-
-    def _span(self, roles: Any, picture: Image.Image | None) -> tuple[int, int]:
+    def _span(self, roles: TokenRoles, picture: Image.Image | None) -> tuple[int, int]:
         at = roles.image if picture is not None else roles.entity
         if at:
             return min(at), max(at) + 1
@@ -139,481 +84,221 @@ class Engine(Decoder):
             return 0, 0
         raise TwohopError("The prompt shows no picture and names no entity; give one of them.")
 
-    # --- logits and answers ---
+    @torch.inference_mode()
+    def _reads_back_only(self, inputs: dict[str, Any], roles: TokenRoles) -> bool:
+        """Whether the prompt's own logits are the same whichever token stands behind it."""
+        ids, n = inputs["input_ids"][0], inputs["input_ids"].shape[1]
+        others = [ids[p] for p in roles.question if ids[p] != ids[-1]]
+        one = extended(inputs, n, 1)
+        two = one | {"input_ids": one["input_ids"].clone()}
+        two["input_ids"][0, n] = others[-1] if others else ids[0]
+        # Both runs are of one shape, so that they are rounded alike.
+        one, two = (self.model(**x, use_cache=False).logits[0, n - 1 :].float() for x in (one, two))
+        return self.agreement(two[0], one[0], two[1]).ok
+
+    # --- running edits ---
 
     def logits(self, edits: Sequence[Edit]) -> Tensor:
-        """Return the next-token logits ``[batch, vocab]`` (float32) under each edit."""
-        return self._in_batches(edits, lambda part: (self._run(part, 0)[0],))[0]
+        """Return the next-token logits ``[edit, vocab]`` (float32) under each edit."""
+        return self._run(edits, 0)[0]
 
-    def answers(self, edits: Sequence[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        """Return next-token logits ``[batch, vocab]`` and the greedy answers under edits.
+    def answers(self, edits: Sequence[Edit], max_new_tokens: int) -> Results:
+        """Return next-token logits ``[edit, vocab]`` and the greedy answer under each edit.
 
         The recordings must have been made for at least as many ``max_new_tokens``.
         """
-        short = [r for r in edits if self._causal and r.target.total - r.target.n < max_new_tokens]
-        if short:
+        if self._causal and any(e.target.total - e.target.n < max_new_tokens for e in edits):
             raise TwohopError(
                 "A recording has too few positions behind its prompt for an answer; record it with "
                 f"max_new_tokens={max_new_tokens}."
             )
-        logits, texts = self._in_batches(edits, lambda part: self._run(part, max_new_tokens))
-        return logits, texts
+        return self._run(edits, max_new_tokens)
+
+    def head(self, stream: Tensor) -> Tensor:
+        """Return logits ``[batch, vocab]`` (float32) of ``resid[L]`` ``[batch, d_model]``."""
+        return forward.head(self, stream)
+
+    def _run(self, edits: Sequence[Edit], max_new_tokens: int) -> Results:
+        """Run edits that are carried out alike together; results are in the order given."""
+        groups: dict[Hashable, list[int]] = {}
+        for i, edit in enumerate(edits):
+            edit.check(self.n_blocks)
+            groups.setdefault(_together(edit), []).append(i)
+        logits: dict[int, Tensor] = {}
+        texts: dict[int, str] = {}
+        for group in groups.values():
+            part = [edits[i] for i in group]
+            # A run patched with itself would tell nothing.
+            tells = next((e for e in part if getattr(e, "donor", None) is not e.target), part[0])
+            run = {"splice": forward.run, "reference": hooks.runs}[self.computation(tells)]
+            found, said = self._in_batches(part, max_new_tokens, run)
+            logits |= zip(group, found, strict=True)
+            texts |= zip(group, said, strict=True)
+        every = range(len(edits))
+        return torch.stack([logits[i] for i in every]), [texts[i] for i in every]
+
+    def _in_batches(
+        self, edits: Sequence[Edit], max_new_tokens: int, run: Callable[..., Results]
+    ) -> Results:
+        """Run edits of one kind and layout in batches, smaller ones where memory runs out."""
+        size = max(1, min(self.batch_size, POSITIONS // (edits[0].target.n - edits[0].since)))
+        # Neighbours in layer and donor share work.
+        waiting = sorted(range(len(edits)), key=lambda i: edits[i].enters)
+        logits: dict[int, Tensor] = {}
+        texts: dict[int, str] = {}
+        while waiting:
+            part = waiting[:size]
+            done = self._if_memory_lasts(run, [edits[i] for i in part], max_new_tokens)
+            if done is None:
+                if len(part) == 1:
+                    raise TwohopError(
+                        "Memory runs out on a single prompt; load the model with a smaller dtype, "
+                        "quantised, or with device='auto'."
+                    )
+                size = len(part) // 2
+                continue
+            logits |= zip(part, done[0], strict=True)
+            texts |= zip(part, done[1], strict=True)
+            waiting = waiting[size:]
+        every = range(len(edits))
+        return torch.stack([logits[i] for i in every]), [texts[i] for i in every]
+
+    def _if_memory_lasts(self, run: Callable[..., Results], *given: Any) -> Results | None:
+        try:
+            return run(self, *given)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Behind the handler, where the failed run's tensors are gone.
+        self.features.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    # --- is splicing exact? ---
+
+    def agreement(self, got: Tensor, wanted: Tensor, away: Tensor) -> Agreement:
+        """Hold logits ``[vocab]`` against those wanted; ``away`` is the run to be told from."""
+        return agreement(got, wanted, away, self.model.dtype)
+
+    def close(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two tensors of logits are equal but for rounding (going: use agreement)."""
+        share = {torch.float32: 1e-4, torch.float16: 2e-2}.get(self.model.dtype, 1e-1)
+        scale = max(1.0, b.abs().max().item())
+        return bool((a.to(b.device) - b).abs().max() <= share * scale)
 
     def computation(self, edit: Edit) -> Computation:
         """Whether edits like this one are spliced, or carried out by hooks on whole runs.
 
-        Decided once for each layout of positions, by running one edit both ways.
+        Decided once for each kind of edit and layout of positions, by trying: edits of its kind at
+        all layers are spliced, and the two neighbouring layers that differ most are run whole. Of
+        these, each must come out as its own whole run, and not as the other's (:meth:`agreement`);
+        so must the likeliest tokens that follow. In half precision that shows an edit at a wrong
+        layer, but not every other mistake, which rounding may hide. So it is tried once more in
+        float32, on the same weights, where there is memory for them.
         """
-        place = f"{edit.site} {edit.since}" if isinstance(edit, Write) else ""
-        key = f"{type(edit).__name__} {place} {edit.target.positions}"
-        if key not in self._exact:
-            exact = self._causal is not False and self._agrees(edit)
-            self._exact[key] = "splice" if exact else "reference"
-        return self._exact[key]
+        key = layout(edit)
+        if key not in self._decided:
+            exact = self._causal is not False and self._is_exact(edit)
+            self._decided[key] = "splice" if exact else "reference"
+        return self._decided[key]
 
-    def _agrees(self, edit: Edit) -> bool:
-        """Whether a telling edit of this kind comes out the same both ways."""
-        edit = telling(edit, self.n_blocks)
-        length = min(PROBE_LENGTH, edit.target.total - edit.target.n)
-        # Rounding may tip a word over in half precision; logits are compared with tolerance.
-        length = length if self.model.dtype == torch.float32 else 0
+    def _is_exact(self, edit: Edit) -> bool:
         try:
-            logits, said = self._spliced([edit], length)
-            own = self.head(edit.target.resid[self.n_blocks, -1:])[0]
-        except (UnsupportedSite, RuntimeError, TypeError, ValueError, IndexError):
+            held = self.trial(edit)
+            if self.model.dtype != torch.float32 and all(one.ok for one in held):
+                held = self.trial_in_float32(edit) or held
+        except UnsupportedSite:
             return False
-        same = self.close(logits[0], hooks.logits(self, edit)) and self.close(
-            own, edit.target.logits
-        )
-        return same and (not length or said[0] == hooks.answer(self, edit, length))
+        return all(one.ok for one in held)
 
-    def close(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two tensors of logits agree within rounding of the model's dtype."""
-        scale = max(1.0, b.abs().max().item())
-        tolerance = TOLERANCE.get(self.model.dtype, TOLERANCE[torch.bfloat16])
-        return bool((a.to(b.device) - b).abs().max() <= tolerance * scale)
+    def trial(self, edit: Edit) -> list[Agreement]:
+        """Splice edits of a kind at all layers, and hold those that tell most against whole runs.
 
-    def _run(self, edits: list[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        if self.computation(edits[0]) == "splice":
-            return self._spliced(edits, max_new_tokens)
-        logits = torch.stack([hooks.logits(self, edit) for edit in edits])
-        texts = (
-            [hooks.answer(self, edit, max_new_tokens) for edit in edits] if max_new_tokens else []
-        )
-        return logits, texts
-
-    def _in_batches(self, edits: Sequence[Edit], run: Callable[[list[Edit]], Any]) -> Any:
-        """Run edits of like layout together, and hand results back in the order given."""
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for i, edit in enumerate(edits):
-            check(edit, self.n_blocks)
-            until = edit.until if isinstance(edit, Freeze) else None
-            key = (type(edit), edit.target.n, edit.since, edit.target.positions, until)
-            groups.setdefault(key, []).append(i)
-        found: dict[int, Any] = {}
-        size = self.batch_size
-        for group in groups.values():
-            # Neighbours in depth and donor share work.
-            group.sort(key=lambda i: edits[i].enters)
-            while group:
-                part = group[:size]
-                done = _or_out_of_memory(run, [edits[i] for i in part])
-                if done is None:
-                    if len(part) == 1:
-                        raise TwohopError(
-                            "The GPU runs out of memory on a single prompt; load the model with "
-                            "a smaller dtype, quantised, or with device='auto'."
-                        )
-                    size = len(part) // 2
-                    continue
-                for place, values in zip(part, zip(*done, strict=True), strict=True):
-                    found[place] = values
-                group = group[len(part) :]
-        columns = list(zip(*(found[i] for i in range(len(edits))), strict=True))
-        return [torch.stack(columns[0]), *(list(column) for column in columns[1:])]
-
-    # --- the splice ---
-
-    @torch.inference_mode()
-    def _spliced(self, edits: list[Edit], max_new_tokens: int) -> tuple[Tensor, list[str]]:
-        forward = self._frozen if isinstance(edits[0], Freeze) else self._forward
-        last, own = forward(edits, keep=max_new_tokens > 0)
-        logits = self.head(last)
-        if not max_new_tokens:
-            return logits, [""] * len(edits)
-        return logits, self._generate(edits, own, logits, max_new_tokens)
-
-    def _forward(
-        self, edits: list[Edit], keep: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """Run edits (sorted by the block they enter at) to the top.
-
-        Returns the stream at the last position ``[batch, d_model]``, and with ``keep`` each block's
-        keys and values of the positions from ``since`` on.
+        Raises UnsupportedSite if the model's blocks cannot be run on a part of a prompt.
         """
-        since, n = edits[0].since, edits[0].target.n
-        order = sorted(range(len(edits)), key=lambda i: edits[i].enters)
-        edits = [edits[i] for i in order]
-        stream: Tensor | None = None
-        own: list[tuple[Tensor, Tensor] | None] = []
-        for b in range(self.n_blocks):
-            new = [edit.target.stream(b, since) for edit in edits if edit.enters == b]
-            if new:
-                stream = torch.cat([*([] if stream is None else [stream]), *new])
-            active = [edit for edit in edits if edit.enters <= b]
-            made = None
-            if active:
-                stream, made = self.run_block(b, stream, active, since, n)
-            own.append(self._all_rows(b, edits, len(active), made, since) if keep else None)
-        return self._top(edits, order, stream, own)
-
-    def _top(
-        self, edits: list[Edit], order: list[int], stream: Tensor | None, own: list[Any]
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """The last position's stream and what was kept, in the order in which edits were given."""
-        ran = [] if stream is None else [stream[:, -1]]
-        idle = [
-            edit.target.resid[self.n_blocks, -1:] for edit in edits if edit.enters >= self.n_blocks
+        edit = self._telling(edit)
+        target, rungs = edit.target, edit.ladder(self.blocks)
+        got = self._in_batches(rungs, 0, forward.run)[0]
+        at = int((got[1:] - got[:-1]).abs().amax(-1).argmax())
+        # Rounding may tip a word over in half precision; logits are compared with tolerance.
+        words = min(PROBE_LENGTH, target.total - target.n)
+        words = words if self.model.dtype == torch.float32 else 0
+        wanted, texts = hooks.runs(self, rungs[at : at + 2], words)
+        # Among rows of another kind they must come out the same: the donor's prompt, patched back.
+        back = [CrossPatch(edit.donor, target, 0)] if isinstance(edit, CrossPatch) else []
+        again, said = self._in_batches([rungs[at + 1], *back, rungs[at]], words, forward.run)
+        pairs = [
+            (got[at], wanted[0], wanted[1]),
+            (got[at + 1], wanted[1], wanted[0]),
+            (again[-1], wanted[0], wanted[1]),
+            (again[0], wanted[1], wanted[0]),
         ]
-        last = torch.cat([*ran, *idle])
-        back = torch.tensor(order, device=last.device).argsort()
-        return last[back], [None if kv is None else (kv[0][back], kv[1][back]) for kv in own]
+        pairs += [(x, target.logits, edit.donor.logits) for x in again[1:-1]]
+        # What becomes of the stream at the top, too, must be what the model makes of it.
+        top = self.head(target.resid[self.n_blocks, -1:])[0]
+        pairs.append((top, target.logits, farthest(target.logits, list(wanted))))
+        held = [self.agreement(*three) for three in pairs]
+        if [said[-1], said[0]] != texts:
+            held.append(replace(held[0], same_top=False, ok=False))
+        return held
 
-    def _frozen(
-        self, edits: list[Freeze], keep: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """As :meth:`_forward`, for frozen edits of one ``until``.
-
-        While frozen, a block is run on the span only as far as its keys and values; from block
-        ``until`` on, the span is run along.
-        """
-        order = sorted(range(len(edits)), key=lambda i: edits[i].enters)
-        edits = [edits[i] for i in order]
-        (start, stop), n, until = edits[0].target.span, edits[0].target.n, edits[0].until
-        width = stop - start
-        stream: Tensor | None = None
-        own: list[tuple[Tensor, Tensor] | None] = []
-        for b in range(self.n_blocks):
-            new = [edit.target.stream(b, stop) for edit in edits if edit.enters == b]
-            if new:
-                stream = torch.cat([*([] if stream is None else [stream]), *new])
-            active = [edit for edit in edits if edit.enters <= b]
-            made = None
-            if active and b <= until:
-                held = torch.cat(
-                    [edit.target.stream(edit.layer, start)[:, :width] for edit in active]
-                )
-            if active and b < until:
-                frozen = self._keys_and_values(b, held, active, start, stop)
-                stream, made = self.run_block(b, stream, active, stop, n, frozen)
-                made = tuple(torch.cat(pair, dim=2) for pair in zip(frozen, made, strict=True))
-            elif active:
-                if b == until:
-                    stream = torch.cat([held, stream], dim=1)
-                stream, made = self.run_block(b, stream, active, start, n)
-            own.append(self._all_rows(b, edits, len(active), made, start) if keep else None)
-        return self._top(edits, order, stream, own)
-
-    def _keys_and_values(
-        self, b: int, stream: Tensor, edits: Sequence[Edit], lo: int, hi: int
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values that block b makes of a stream at the positions [lo, hi)."""
-        cache = _Splice([], stop=True)
-        with contextlib.suppress(_Enough):
-            self.blocks.blocks[b](stream, past_key_values=cache, **self.call(b, edits, lo, hi))
-        if cache.own is None:
-            raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
-        return cache.own
-
-    def _all_rows(
-        self, b: int, edits: list[Edit], active: int, made: Any, since: int
-    ) -> tuple[Tensor, Tensor] | None:
-        """A block's keys and values from ``since`` on: edits not yet entered have the target's."""
-        if b in self.blocks.cross:
-            return None
-        parts: list[list[Tensor]] = [[made[0]], [made[1]]] if made is not None else [[], []]
-        for edit in edits[active:]:
-            parts[0].append(edit.target.keys[b][:, :, since:])
-            parts[1].append(edit.target.values[b][:, :, since:])
-        return torch.cat(parts[0]), torch.cat(parts[1])
-
-    def run_block(
-        self,
-        b: int,
-        stream: Tensor,
-        edits: Sequence[Edit],
-        lo: int,
-        hi: int,
-        between: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Run block b on the positions [lo, hi) of each edit, as rows of one batch.
-
-        ``stream`` is ``[batch, hi - lo, d_model]``. Positions before ``lo`` are read from the
-        recordings that the edits name; ``between`` are keys and values of the last of them, if
-        they are others. Returns what leaves the block, and its own keys and values.
-        """
-        call = self.call(b, edits, lo, hi)
-        stream = self._written(b, stream, edits, lo)
-        if b in self.blocks.cross:
-            out = stream_out(self.blocks.blocks[b](stream, **call))
-            return _past_cross(b, stream, out, edits, lo), None
-        read = lo if between is None else lo - between[0].shape[2]
-        cache = _Splice(_joined(self._kept(b, edits, read), between))
-        with hooked(after=self._parts_written(b, edits, lo)):
-            out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
-        if cache.own is None:
-            raise UnsupportedSite(f"Block {b} reads no keys and values from a cache.")
-        return out, cache.own
-
-    def _written(self, b: int, stream: Tensor, edits: Sequence[Edit], lo: int) -> Tensor:
-        """The stream entering block b, with what edits write over it."""
-        writes = [isinstance(r, Write) and r.site == "resid" and b in r.values for r in edits]
-        if any(writes):
-            stream = stream.clone()
-            for i, edit in enumerate(edits):
-                if writes[i]:
-                    edit.onto(stream[i], b, [p - lo for p in edit.positions])
-        return stream
-
-    def _parts_written(self, b: int, edits: Sequence[Edit], lo: int) -> dict[Any, Any]:
-        """Hooks that write over what block b's MLP and attention add, row by row."""
-        found = {}
-        for site in ("mlp", "attn"):
-            at = [
-                i
-                for i, r in enumerate(edits)
-                if isinstance(r, Write) and r.site == site and b in r.values
-            ]
-            if not at:
-                continue
-
-            def write(x: Tensor, at: list[int] = at) -> Tensor:
-                # Mixtures of experts hand their tokens back as one row.
-                y = x.clone().reshape(len(edits), -1, x.shape[-1])
-                for i in at:
-                    edits[i].onto(y[i], b, [p - lo for p in edits[i].positions])
-                return y.reshape(x.shape)
-
-            part = self.blocks.mlp(b) if site == "mlp" else self.blocks.attn(b)
-            found[part] = write
-        return found
-
-    def call(self, b: int, edits: Sequence[Edit], lo: int, hi: int) -> dict[str, Any]:
-        """What the model called block b with, for the positions [lo, hi)."""
-        target = edits[0].target
-        call = {
-            name: between(value, name, target.total, lo, hi)
-            for name, value in target.calls[b].items()
-        }
-        if b in self.blocks.cross:
-            for name in target.calls[b]:
-                if name.endswith("_states") and isinstance(target.calls[b][name], Tensor):
-                    call[name] = torch.cat([edit.source(b).calls[b][name] for edit in edits])
-            return call
-        if "attention_mask" in call:
-            call["attention_mask"] = _masked(
-                call["attention_mask"], b, edits, lo, hi, target, self.flash
-            )
-        return call
-
-    def _kept(self, b: int, edits: Sequence[Edit], lo: int) -> Kept:
-        """What edits read in block b at positions before ``lo``, edits of one source together."""
-        if not lo:
+    def trial_in_float32(self, edit: Edit) -> list[Agreement]:
+        """As :meth:`trial`, in float32; empty where the model cannot be run in it here."""
+        if "flash" in str(getattr(self.model.config, "_attn_implementation", "")):
             return []
-        at: dict[int, list[int]] = {}
-        sources = {}
-        for i, edit in enumerate(edits):
-            source = edit.source(b)
-            sources[id(source)] = source
-            at.setdefault(id(source), []).append(i)
-        return [
-            (
-                slice(None) if len(at) == 1 else at[key],
-                (source.keys[b][:, :, :lo], source.values[b][:, :, :lo]),
-            )
-            for key, source in sources.items()
-        ]
-
-    # --- the model's own ends ---
-
-    @torch.inference_mode()
-    def head(self, stream: Tensor) -> Tensor:
-        """Return logits ``[batch, vocab]`` (float32) of streams ``[batch, d_model]`` at the top.
-
-        The model itself turns one into the other; its blocks merely pass the stream on.
-        """
-        stream = stream[:, None]
-        ids = torch.zeros(
-            stream.shape[:2], dtype=torch.long, device=self.blocks.embed.weight.device
-        )
-        with self._passing(stream):
-            out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        return out.logits[:, -1].float()
-
-    @contextlib.contextmanager
-    def _passing(self, stream: Tensor) -> Iterator[None]:
-        forwards = []
-        for b in self.blocks.blocks:
-            forwards.append((b, b.__dict__.get("forward")))
-            b.forward = lambda hidden_states, *_, **__: hidden_states
-        last = self.blocks.blocks[-1]
-        last.forward = lambda *_, **__: stream
         try:
-            yield
-        finally:
-            for block, forward in forwards:
-                if forward is None:
-                    del block.forward
-                else:
-                    block.forward = forward
+            with in_float32(self.model):
+                return self.trial(self._recorded_again(edit))
+        except UnsupportedSite:
+            raise
+        except (TwohopError, RuntimeError, TypeError, ValueError) as error:
+            # What the model's own code cannot do in float32 says nothing about splicing.
+            known = isinstance(error, TwohopError) or out_of_memory(error)
+            if not known and forward.raised_here(error):
+                raise
+        return []
 
-    # --- answers ---
+    def _telling(self, edit: Edit) -> Edit:
+        """An edit like this one, whose target and donor are told apart by their logits."""
+        if not isinstance(edit, CrossPatch):
+            return edit
+        wanted, away = edit.target.logits, edit.donor.logits.to(edit.target.logits.device)
+        if (wanted - away).abs().max() > ulps(wanted, self.model.dtype):
+            return edit
+        return replace(edit, donor=self._stranger(edit.target))
 
-    def _generate(
-        self,
-        edits: list[Edit],
-        own: list[tuple[Tensor, Tensor] | None],
-        logits: Tensor,
-        max_new_tokens: int,
-    ) -> list[str]:
-        """Go on from a spliced run, greedily; edits that have stopped are dropped."""
-        stops = stop_ids(self.owner)
-        said: list[list[int]] = [[] for _ in edits]
-        alive = list(range(len(edits)))
-        since, n = edits[0].since, edits[0].target.n
-        tokens = logits.argmax(-1)
-        for t in range(max_new_tokens):
-            for place, token in zip(alive, tokens.tolist(), strict=True):
-                said[place].append(token)
-            going = [i for i, place in enumerate(alive) if said[place][-1] not in stops]
-            if not going or t + 1 == max_new_tokens:
-                break
-            if len(going) < len(alive):
-                alive = [alive[i] for i in going]
-                tokens = tokens[going]
-                own = [None if kv is None else (kv[0][going], kv[1][going]) for kv in own]
-            stream = self.blocks.embed(tokens[:, None].to(self.blocks.embed.weight.device))
-            parts = [edits[place] for place in alive]
-            for b in range(self.n_blocks):
-                stream, own[b] = self._one_more(b, stream, parts, own[b], since, n + t)
-            tokens = self.head(stream[:, -1]).argmax(-1)
-        return [decoded(self.owner.tokenizer, ids, stops) for ids in said]
+    def _stranger(self, target: Recording) -> Recording:
+        """The same prompt with the negative of its picture, or with other tokens for the name."""
+        inputs, (start, stop) = dict(target.inputs), target.span
+        shown = [name for name in inputs if "pixel_values" in name]
+        for name in shown:
+            inputs[name] = -inputs[name]
+        if not shown:
+            around = [*target.ids[stop:], *target.ids[:start]]
+            others = (around * (stop - start))[: stop - start]
+            inputs["input_ids"] = inputs["input_ids"].clone()
+            inputs["input_ids"][0, start:stop] = inputs["input_ids"].new_tensor(others)
+        return self._recorded(target, inputs)
 
-    def _one_more(
-        self, b: int, stream: Tensor, edits: list[Edit], own: Any, since: int, at: int
-    ) -> tuple[Tensor, Any]:
-        call = self.call(b, edits, at, at + 1)
-        if b in self.blocks.cross:
-            out = stream_out(self.blocks.blocks[b](stream, **call))
-            return _past_cross(b, stream, out, edits, at), None
-        cache = _Splice(_joined(self._kept(b, edits, since), own))
-        out = stream_out(self.blocks.blocks[b](stream, past_key_values=cache, **call))
-        grown = tuple(torch.cat([o, c], dim=2) for o, c in zip(own, cache.own, strict=True))
-        return out, grown
+    def _recorded_again(self, edit: Edit) -> Edit:
+        """The same edit of recordings in the model's present dtype."""
+        names = ("target", "donor") if isinstance(edit, CrossPatch) else ("target",)
+        new = {name: self._recorded(r, r.inputs) for name in names for r in [getattr(edit, name)]}
+        return replace(edit, **new)
 
-    # --- the vision tower, once a picture ---
-
-    @contextlib.contextmanager
-    def _vision_once(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Let the model take a picture's features from an earlier run with the same pixels."""
-        pixels = [v for k, v in inputs.items() if "pixel_values" in k and isinstance(v, Tensor)]
-        inner = getattr(self.model, "model", None)
-        if not pixels or not hasattr(inner, "get_image_features"):
-            yield
-            return
-        total = hashlib.sha256()
-        for value in pixels:
-            total.update(value.detach().float().cpu().numpy().tobytes())
-        key, compute = total.hexdigest(), inner.get_image_features
-
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            if key not in self._features:
-                self._features[key] = compute(*args, **kwargs)
-                while len(self._features) > PICTURES:
-                    self._features.popitem(last=False)
-            self._features.move_to_end(key)
-            return self._features[key]
-
-        inner.get_image_features = remembered
-        try:
-            yield
-        finally:
-            del inner.get_image_features
+    def _recorded(self, like: Recording, inputs: Mapping[str, Any]) -> Recording:
+        """A recording of inputs laid out as those of another."""
+        dtype, words = self.model.dtype, like.total - like.n
+        inputs = {
+            name: value.to(dtype) if torch.is_floating_point(value) else value
+            for name, value in inputs.items()
+        }
+        from_start = like.first == like.span[0]
+        with self.seeing(inputs):
+            return record(self.model, self.blocks, inputs, like.roles, like.span, words, from_start)
 
 
-# --- parts ------------------------------------------------------------------------------------
-
-
-def _masked(
-    mask: Tensor | None,
-    b: int,
-    edits: Sequence[Edit],
-    lo: int,
-    hi: int,
-    target: Recording,
-    flash: bool,
-) -> Tensor | None:
-    """A block's attention mask for the queries [lo, hi), with each edit's edges knocked out."""
-    cut = [isinstance(edit, Knockout) and edit.start <= b < edit.stop for edit in edits]
-    if flash and any(cut):
-        raise UnsupportedSite(
-            "Flash attention takes no mask that single edges can be cut from; load the model "
-            "with attn_implementation='sdpa'."
-        )
-    if mask is None:
-        if not any(cut) and (hi - lo == 1 or flash):
-            return None
-        # None stands for plain causal attention, which holds for square masks alone.
-        queries = torch.arange(lo, hi)[:, None]
-        allowed = (torch.arange(hi)[None] <= queries)[None, None]
-        mask = allowed.to(target.resid.device)
-    if not any(cut):
-        return mask
-    if mask.ndim != 4:
-        raise UnsupportedSite("This attention takes no mask that single edges can be cut from.")
-    mask = mask.expand(len(edits), -1, -1, -1).clone()
-    nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    for r, edit in enumerate(edits):
-        if cut[r]:
-            # A token generated later stands for the last position of the prompt.
-            queries = [q - lo for q in edit.queries if lo <= q < hi]
-            queries += [
-                p - lo for p in range(max(lo, target.n), hi) if target.n - 1 in edit.queries
-            ]
-            for q in queries:
-                mask[r, :, q, list(edit.keys)] = nothing
-    return mask
-
-
-def _joined(first: Kept, second: tuple[Tensor, Tensor] | None) -> Kept:
-    """Keys and values that were kept, and behind them others, one set a row."""
-    if second is None:
-        return first
-    if not first:
-        return [(slice(None), second)]
-    return [(slice(None), (_in_front(first, second[0], 0), _in_front(first, second[1], 1)))]
-
-
-def _past_cross(b: int, stream: Tensor, out: Tensor, edits: Sequence[Edit], lo: int) -> Tensor:
-    """Let queries that may not see the picture pass a cross-attention block unchanged.
-
-    That is what such a block does to text without a picture.
-    """
-    out = out.clone()
-    for r, edit in enumerate(edits):
-        if isinstance(edit, Knockout) and edit.start <= b < edit.stop and not edit.keys:
-            at = [q - lo for q in edit.queries if 0 <= q - lo < stream.shape[1]]
-            if lo >= edit.target.n and edit.target.n - 1 in edit.queries:
-                at = list(range(stream.shape[1]))
-            out[r, at] = stream[r, at]
-    return out
-
-
-def _or_out_of_memory(run: Callable[[list[Edit]], Any], edits: list[Edit]) -> Any:
-    try:
-        return run(edits)
-    except torch.OutOfMemoryError:
-        pass
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
+def _together(edit: Edit) -> Hashable:
+    """What edits of one batch have in common."""
+    return (*layout(edit), edit.until if isinstance(edit, Freeze) else None)

@@ -6,13 +6,17 @@ path.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.errors as hub
+import psutil
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -47,6 +51,37 @@ class Llm:
     tokenizer: Any
     name: str
     source: str = ""
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Have a half-precision model compute in float32 for a while; its weights come back unchanged.
+
+    Raises TwohopError if its weights are quantised or spread over devices, or there is no memory
+    for twice their size.
+    """
+    weights = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    if getattr(model, "hf_quantizer", None) or len({t.device for t in weights}) != 1:
+        raise TwohopError("Only a model that is not quantised and on one device can be widened.")
+    held = [(t, t.dtype) for t in weights if t.element_size() < 4]
+    needed = sum(t.numel() * 4 for t, _ in held)
+    if needed > free_memory(weights[0].device):
+        raise TwohopError("There is no memory here for the model in float32.")
+    try:
+        for tensor, _ in held:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in held:
+            tensor.data = tensor.data.to(dtype)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device, or in this machine's memory."""
+    if device.type == "cuda":
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + spare
+    return psutil.virtual_memory().available
 
 
 # --- loading ----------------------------------------------------------------------------------
@@ -198,9 +233,8 @@ def _loading_error(error: Exception, source: str, what: str) -> TwohopError:
             "quantised, or with device='auto'."
         )
     line = first_sentence(error)
-    # torch says so of the CPU's memory, accelerate of a quantised model's layers.
-    words = ("can't allocate memory", "not enough memory", "dispatched on the CPU or the disk")
-    if isinstance(error, MemoryError) or any(said in str(error) for said in words):
+    # Accelerate says so of a quantised model's layers.
+    if out_of_memory(error) or "dispatched on the CPU or the disk" in str(error):
         return TwohopError(
             f"{source} does not fit into memory here; load it with a smaller dtype, quantised, "
             "or on a larger machine (twohop models lists what fits where)."
@@ -267,6 +301,13 @@ def _hub_error(error: BaseException, source: str) -> TwohopError | None:
             "hub cannot be reached; connect, or give the folder of a downloaded model."
         )
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or here (which torch says in words)."""
+    told = ("can't allocate memory", "not enough memory")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in told)
 
 
 def first_sentence(error: BaseException) -> str:
