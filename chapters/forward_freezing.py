@@ -281,7 +281,10 @@ needed = freeze_words.blocks_needed(kept, table)
 start = naming[naming["layer"] == 0].groupby("model")["correct"].mean()
 glue_all({f"named_{m}": captions.percent(v) for m, v in start.items()})
 for model in start.index:
-    glue(f"depth_name_{model}", needed[model, "identify"])
+    glue(
+        f"depth_name_{model}",
+        needed.get((model, "identify"), switch.NEVER),
+    )
 glue("fact_sentence", freeze_words.facts_back(needed))
 glue("group_sentence", freeze_words.early_against_late(groups))
 glue("model_asked", study.subject)

@@ -5,6 +5,7 @@ import pandas as pd
 from twohop_lib.readouts.tables import (
     counted_table,
     each_model,
+    joined,
     range_words,
     share_and_n,
     share_words,
@@ -66,3 +67,11 @@ def test_each_model_has_its_table():
 
     joined = each_model(rows(), size, plus=10)
     assert joined.to_dict("list") == {"model": ["late", "early"], "n": [13, 11]}
+
+
+def test_frames_without_rows_keep_their_columns():
+    empty = pd.DataFrame(columns=["method", "correct"])
+    assert list(joined(empty, empty.rename(columns={"correct": "right"})).columns) == [
+        *("method", "correct", "right")
+    ]
+    assert joined().empty

@@ -80,7 +80,8 @@ def by_identification(naming: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame
         asked = rows.merge(own[list(ENTITY)].drop_duplicates(), on=list(ENTITY))
         named = own[own["correct"].astype(bool)]
         parts.append(asked.assign(identified=split_by_entities(asked, named, GROUPS)))
-    table = share_table(pd.concat(parts), "correct", ("model", "identified"))
+    every = pd.concat(parts) if parts else known.assign(identified=[])
+    table = share_table(every, "correct", ("model", "identified"))
     return table.sort_values(["model", "identified"], kind="stable", ignore_index=True)
 
 

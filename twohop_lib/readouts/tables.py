@@ -72,6 +72,6 @@ def each_model(
 
 
 def joined(*frames: pd.DataFrame) -> pd.DataFrame:
-    """Frames one below the other, empty ones left out; empty if all are."""
-    kept = [frame for frame in frames if len(frame)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+    """Frames one below the other, empty ones left out; empty, with their columns, if all are."""
+    kept = [frame for frame in frames if len(frame)] or [pd.DataFrame(), *frames]
+    return pd.concat(kept, ignore_index=True)
