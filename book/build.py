@@ -26,7 +26,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from twohop_lib import records
-from twohop_lib.chapter.show import bookify, glued
+from twohop_lib.chapter.pages import bookify, glued, literal
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import theme
 from twohop_lib.rerun.execute import execute, inputs_hash
@@ -208,7 +208,7 @@ def stage(at: Folders, executed: dict[str, Path]) -> None:
     times = []
     for name, path in executed.items():
         notebook = nbformat.read(path, as_version=4)
-        values[name] = glued(notebook)
+        values[name] = {key: literal(value) for key, value in glued(notebook).items()}
         times.append(
             [
                 f"[{title(notebook)}](../chapters/{name})",

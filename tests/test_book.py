@@ -13,6 +13,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from tests.helpers_show import HOSTILE, escaped
+from tests.helpers_show import parsed as browsed
 from twohop_lib.errors import TwohopError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,10 @@ SPEC = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "bui
 build = sys.modules["book_build"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(build)
 
-INTRO = "# A small book\n\nIt is {{ demo.answer }}, see {numref}`fig-line`.\n"
+INTRO = (
+    "# A small book\n\nIt is {{ demo.answer }}, see {numref}`fig-line`.\n\n"
+    "| said | by |\n|---|---|\n| {{ demo.hostile }} | it |\n"
+)
 STATUS = "# Status\n\n{{ status.chapters }}\n\n{{ status.versions }}\n"
 CHAPTER = """# %% [markdown]
 # # A demonstration
@@ -31,7 +36,7 @@ CHAPTER = """# %% [markdown]
 # - It is {glue:text}`answer`, says {cite:t}`venhoff2025toolate`; {numref}`fig-red` shows nothing.
 # ```
 #
-# A formula, $a/b$.
+# A formula, $a/b$. It said: {glue:text}`hostile`.
 
 # %% tags=["parameters"]
 number = 41  # what one is added to
@@ -52,13 +57,22 @@ assert not any(name.startswith("sphinx") for name in sys.modules)
 # %%
 data = pd.DataFrame({"x": [1, 2], "y": [3, number]})
 line = alt.Chart(data, description="A line", width="container").mark_line()
-show(line.encode(x="x:Q", y="y:Q"), "fig-line", f"A line, *n* = {len(data)}.")
+show(line.encode(x="x:Q", y="y:Q"), "fig-line", f"A line, n = {len(data)}.")
 
 # %%
 show_picture(Image.new("RGB", (9, 9), "red"), "fig-red", "A square.", "A red square")
 
+# %%
+bad = HOSTILE
+odd = alt.Chart(pd.DataFrame({"x": [1], "y": [bad]}), description=bad, width="container")
+show(odd.mark_bar().encode(x="x:Q", y="y:N"), "fig-hostile", bad)
+
+# %%
+pd.DataFrame({"answer": [bad]})
+
 # %% tags=["remove-cell"]
 glue("answer", number + 1)
+glue("hostile", bad)
 
 # %% [markdown]
 # ```{bibliography}
@@ -132,7 +146,7 @@ def small(tmp_path_factory) -> Path:
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
     (root / "book" / "intro.md").write_text(INTRO)
     (root / "book" / "status.md").write_text(STATUS)
-    (root / "chapters" / "demo.py").write_text(CHAPTER)
+    (root / "chapters" / "demo.py").write_text(CHAPTER.replace("= HOSTILE", f"= {HOSTILE!r}"))
     (root / "chapters" / "demo.ipynb").write_text("the twin, which is for Colab only")
     parts = [{"chapters": [{"file": "chapters/demo"}, {"file": "book/status"}]}]
     toc = {"format": "jb-book", "root": "book/intro", "parts": parts}
@@ -171,7 +185,7 @@ def test_styles_and_scripts_fetch_nothing(html):
 
 def test_figures_are_numbered_captioned_and_described(html):
     page = parsed(html / "chapters" / "demo.html")
-    line, red = page("figure")
+    line, red, _ = page("figure")
     assert line.find(id="vega-fig-line")["aria-label"] == "A line"
     assert line.find("noscript").find("img")["src"].startswith("data:image/svg+xml;base64,")
     assert line.figcaption.get_text(" ", strip=True).startswith("Figure 1 A line, n = 2.")
@@ -189,6 +203,22 @@ def test_computed_values_stand_in_prose_above_and_on_other_pages(html):
     status = parsed(html / "book" / "status.html")
     assert status.find("a", string="A demonstration")["href"] == "../chapters/demo.html"
     assert "transformers" in status.article.get_text()
+
+
+def test_no_text_gets_out_of_figures_tables_or_prose(html):
+    page, intro = (
+        browsed((html / where).read_text(encoding="utf-8"))
+        for where in ("chapters/demo.html", "book/intro.html")
+    )
+    assert page.find("footer") and not escaped(page) and not escaped(intro)
+    assert page.find(id="vega-fig-hostile")["aria-label"] == HOSTILE
+    prose = next(p for p in page("p") if "It said: " in p.text)
+    # Dashes and quotes are the typesetter's.
+    plain = HOSTILE[HOSTILE.index("<img") : HOSTILE.index(' "')]
+    rest = HOSTILE[HOSTILE.index(" & &lt;") : HOSTILE.index("<!--")]
+    for place in (page("figcaption")[-1], prose, intro.td):
+        assert plain in place.text and rest in place.text
+    assert any(td.text.startswith("-->") and plain in td.text for td in page("td"))
 
 
 def test_noise_is_not_shown(html):
@@ -261,7 +291,8 @@ def test_a_page_that_asks_for_an_unknown_value_is_told():
 def test_a_warning_fails_the_build_and_the_next_build_repairs_it(small, html):
     page = small / "book" / "intro.md"
     page.write_text(INTRO + "\n{numref}`no-such-figure`\n")
-    with pytest.raises(TwohopError, match=r"intro\.md:5: WARNING: .*no-such-figure"):
+    line = INTRO.count("\n") + 2
+    with pytest.raises(TwohopError, match=rf"intro\.md:{line}: WARNING: .*no-such-figure"):
         build.build(small)
     page.write_text(INTRO)
     build.build(small)

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 
 from twohop_lib import records
+from twohop_lib.benchmark import sources
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.pairs import NothingLeft
+from twohop_lib.organisms import locate_pair, path
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,27 @@ def test_everyone_is_of_every_split_and_the_same_wording(opened):
 def test_records_of_models_that_are_not_on_the_page_can_be_had(opened):
     rows = opened.everywhere("recall", models=["cross-late"], experiment="name-likeness")
     assert set(rows["model"]) == {"cross-late"} and set(rows["seed"]) == {0, 1, 2}
+
+
+def test_pairs_are_the_organisms_unless_one_is_named():
+    assert list(study.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
+    named = study.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
+    assert list(named) == ["middle"] and named["middle"].llm.name == "backbone"
+
+
+def test_how_to_load_reaches_the_model(capsys):
+    vlm, llm = locate_pair("late")
+    pairs = study.open_pairs(vlm, llm, [], 0, {"dtype": "float16"})
+    assert str(pairs["late"].vlm.model.dtype) == "torch.float16"
+    assert "as asked" in capsys.readouterr().out
+    study.open_pairs("", "", ["late"], 0)
+    assert "no model was named" in capsys.readouterr().out
+
+
+def test_entities_are_taken_from_first_to_last(tmp_path):
+    built = str(sources.build("heraldry", tmp_path / "built").root)
+    all_of_them = study.open_questions(built, 0, "test", "standard").entities()
+    some = study.open_questions(built, 0, "test", "standard", 4).entities()
+    assert some == all_of_them[::24]
+    with pytest.raises(TwohopError, match="No wording is called"):
+        study.open_questions(built, 0, "test", "none")

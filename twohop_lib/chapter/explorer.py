@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from twohop_lib.benchmark.schema import Benchmark, Question
@@ -62,9 +63,8 @@ class PatchExplorer:
                 if task.value == "identify"
                 else target.value.question_by_picture
             )
-            said.value = f"{asked}<br><b>{text}</b> (the {whose}'s)".replace(
-                "the neither's", "neither's"
-            )
+            whom = "neither" if whose == "neither" else f"the {whose}"
+            said.value = f"{escape(asked)}<br><b>{escape(text)}</b> ({whom}'s)"
 
         for control in (target, donor, layer, task):
             control.observe(ask, names="value")

@@ -67,16 +67,16 @@ def rerun(
 ) -> None:
     """Run the book's chapters for a model, into one folder that a second call goes on with."""
     from twohop_lib.organisms import locate_pair
-    from twohop_lib.rerun import run as reruns
+    from twohop_lib.rerun.run import PROFILES, Request, parse_value, run
 
-    if profile not in reruns.PROFILES:
-        raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, reruns.PROFILES)}.")
+    if profile not in PROFILES:
+        raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, PROFILES)}.")
     given = {}
     for text in parameter or ():
         name, sign, value = text.partition("=")
         if not sign:
             raise TwohopError(f"Parameter {name!r} has no value; write: -p {name} VALUE")
-        given[name] = reruns.parse_value(value)
+        given[name] = parse_value(value)
     if quantise not in (None, "4bit", "8bit"):
         raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
     load = {
@@ -87,7 +87,7 @@ def rerun(
         "llm_revision": llm_revision,
     }
     vlm_at, llm_at = locate_pair(vlm, llm, seed)
-    request = reruns.Request(
+    request = Request(
         vlm=vlm_at,
         llm=llm_at,
         benchmark=benchmark,
@@ -98,7 +98,7 @@ def rerun(
         skip_check=skip_check,
         load={name: value for name, value in load.items() if value is not None},
     )
-    outcome = reruns.run(request, out, typer.echo)
+    outcome = run(request, out, typer.echo)
     if outcome.failed:
         names = ", ".join(outcome.failed)
         others = "; the others are done" if outcome.done else ""

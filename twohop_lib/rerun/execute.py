@@ -21,7 +21,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from twohop_lib.chapter.show import plain_markdown
+from twohop_lib.chapter.pages import plain_markdown
 from twohop_lib.errors import TwohopError, suggest
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}

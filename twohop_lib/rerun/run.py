@@ -11,7 +11,6 @@ import contextlib
 import errno
 import gc
 import hashlib
-import html
 import json
 import re
 import shutil
@@ -19,19 +18,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import filelock
-import nbformat
 import pandas as pd
+import torch
+import yaml
+from transformers.utils import logging
 
 from twohop_lib import records
+from twohop_lib.benchmark import sources, store
+from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.chapter.study import kept_records
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.rerun import execute as rerun
-
-if TYPE_CHECKING:
-    from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.interventions.check import check
+from twohop_lib.models.loading import load_config
+from twohop_lib.models.pair import load_pair
+from twohop_lib.models.registry import find
+from twohop_lib.organisms import suited_benchmark
+from twohop_lib.rerun import pages
+from twohop_lib.rerun.execute import defaults, execute, is_current, run_key, to_notebook
+from twohop_lib.runs.store import folder_hash
 
 Profile = Literal["quick", "standard", "full"]
 #: What a profile sets of the parameters that a chapter has. ``max_entities`` 0 means all.
@@ -42,73 +49,6 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 #: Parameters that the command itself sets.
 OWN = ("vlm", "llm", "benchmark", "work", "seed", "load")
-
-NOT_A_RESULT = (
-    "**Not a result.** {why} The page shows that the experiments run on it, and nothing else."
-)
-
-
-# --- chapters ---------------------------------------------------------------------------------
-
-
-def chapters_folder() -> Path:
-    """Where the chapters' sources are: beside the library, in a clone of the repository."""
-    folder = Path(__file__).parents[2] / "chapters"
-    if not folder.is_dir():
-        raise TwohopError(
-            "The chapters are not installed with the library; clone the repository and install "
-            "from there with: pip install -e ."
-        )
-    return folder
-
-
-def rerunnable(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the parameters, with their defaults, of each chapter that can be run for a model."""
-    found = {}
-    for source in sorted(folder.glob("*.py")):
-        parameters = rerun.defaults(rerun.to_notebook(source))
-        if "vlm" in parameters:
-            found[source.stem] = parameters
-    return found
-
-
-def _choose(chapters: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:
-    for name in chapters or ():
-        if name not in known:
-            raise TwohopError(f"No chapter {name!r} can be rerun; {suggest(name, known)}.")
-    return [name for name in known if name in chapters] if chapters else list(known)
-
-
-def _check_parameters(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
-    names = sorted({name for parameters in known.values() for name in parameters} - set(OWN))
-    for name, value in given.items():
-        if name in OWN:
-            raise TwohopError(
-                f"Parameter {name!r} is set by the command's own options; see: twohop rerun --help"
-            )
-        if name not in names:
-            raise TwohopError(f"No chapter has a parameter {name!r}; {suggest(name, names)}.")
-        for chapter, parameters in known.items():
-            if name in parameters:
-                _check_type(name, value, parameters[name], chapter)
-
-
-def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
-    """Refuse a value of another type than the default's; a whole number will do as a fraction."""
-    wanted = type(default)
-    fits = type(value) is wanted or (wanted is float and type(value) is int)
-    if fits and isinstance(value, int | float) and value < 0 <= default:
-        raise TwohopError(f"Parameter {name!r} is {value}; give 0 or more.")
-    if default is not None and not fits:
-        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-        kind = kinds.get(wanted, f"a {wanted.__name__}")
-        raise TwohopError(
-            f"Parameter {name!r} of chapter {chapter} is {kind}, such as {default!r}, and not "
-            f"{value!r}; give one."
-        )
-
-
-# --- one run ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -157,8 +97,7 @@ def run(request: Request, out: Path, say: Callable[[str], None] = print) -> Outc
     Raises TwohopError if the request cannot be met (before anything runs), the check fails,
     another process writes to the same folder, or the folder cannot be written.
     """
-    source = chapters_folder()
-    known = rerunnable(source)
+    known = rerunnable(chapters_folder())
     chosen = _choose(request.chapters, known)
     _check_parameters(request.parameters, {name: known[name] for name in chosen})
     folder = (out / request.folder_name()).resolve()
@@ -166,7 +105,7 @@ def run(request: Request, out: Path, say: Callable[[str], None] = print) -> Outc
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock", timeout=0):
-            return _run(request, folder, source, chosen, known, say)
+            return _run(_plan(request, folder, known), chosen, say)
     except TwohopError:
         # A check that failed has left its report; what was refused before that leaves nothing.
         if folder in new and not (folder / "check.json").exists():
@@ -183,56 +122,146 @@ def run(request: Request, out: Path, say: Callable[[str], None] = print) -> Outc
         raise _disk_error(error, folder) from error
 
 
-def _run(
-    request: Request,
-    folder: Path,
-    source: Path,
-    chosen: list[str],
-    known: Mapping[str, Mapping[str, Any]],
-    say: Callable[[str], None],
-) -> Outcome:
-    started = time.perf_counter()
-    # A leftover of a run that was killed while it wrote.
-    for partial in folder.rglob("*.partial*"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-    from twohop_lib.organisms import suited_benchmark
+# --- chapters and their parameters ------------------------------------------------------------
 
+
+def chapters_folder() -> Path:
+    """Where the chapters' sources are: beside the library, in a clone of the repository."""
+    folder = Path(__file__).parents[2] / "chapters"
+    if not folder.is_dir():
+        raise TwohopError(
+            "The chapters are not installed with the library; clone the repository and install "
+            "from there with: pip install -e ."
+        )
+    return folder
+
+
+def rerunnable(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the parameters, with their defaults, of each chapter that can be run for a model."""
+    found = {source.stem: defaults(to_notebook(source)) for source in sorted(folder.glob("*.py"))}
+    return {name: parameters for name, parameters in found.items() if "vlm" in parameters}
+
+
+def parse_value(text: str) -> Any:
+    """Read a parameter's value as papermill's own command does: YAML, else the text itself."""
+    if not text.strip():
+        return ""  # YAML's nothing
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _choose(chapters: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    for name in chapters:
+        if name not in known:
+            raise TwohopError(f"No chapter {name!r} can be rerun; {suggest(name, known)}.")
+    return [name for name in known if name in chapters] if chapters else list(known)
+
+
+def _check_parameters(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
+    names = sorted({name for parameters in known.values() for name in parameters} - set(OWN))
+    for name, value in given.items():
+        if name in OWN:
+            raise TwohopError(
+                f"Parameter {name!r} is set by the command's own options; see: twohop rerun --help"
+            )
+        if name not in names:
+            raise TwohopError(f"No chapter has a parameter {name!r}; {suggest(name, names)}.")
+        for chapter, parameters in known.items():
+            if name in parameters:
+                _check_type(name, value, parameters[name], chapter)
+
+
+def _check_type(name: str, value: Any, default: Any, chapter: str) -> None:
+    """Refuse a value of another type than the default's; a whole number will do as a fraction."""
+    wanted = type(default)
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if fits and isinstance(value, int | float) and value < 0 <= default:
+        raise TwohopError(f"Parameter {name!r} is {value}; give 0 or more.")
+    if default is not None and not fits:
+        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        kind = kinds.get(wanted, f"a {wanted.__name__}")
+        raise TwohopError(
+            f"Parameter {name!r} of chapter {chapter} is {kind}, such as {default!r}, and not "
+            f"{value!r}; give one."
+        )
+
+
+# --- what determines a run --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run before anything is executed: all that its results depend on.
+
+    ``environment`` is a hash of what does besides the chapters and their parameters, and ``keys``
+    are the chapters' own. ``parameters`` are those that are not left at their ``defaults``.
+    """
+
+    request: Request
+    folder: Path
+    asked: Benchmark
+    revisions: Mapping[str, str]
+    environment: str
+    sources: Mapping[str, Path]
+    defaults: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, Mapping[str, Any]]
+    keys: Mapping[str, str]
+
+    def notebook(self, chapter: str) -> Path:
+        """Where a chapter's executed notebook is."""
+        return self.folder / "notebooks" / f"{chapter}.ipynb"
+
+    def is_current(self, chapter: str) -> bool:
+        """Whether the folder has this very run of a chapter."""
+        return is_current(self.notebook(chapter), self.keys[chapter])
+
+    def complete(self) -> set[str]:
+        """The chapters whose results are in the folder, and current."""
+        try:
+            stored = records.Manifest.read(self.folder / "manifest.json").parameters["keys"]
+        except (TwohopError, KeyError):
+            return set()
+        return {n for n, key in stored.items() if self.keys.get(n) == key and self.is_current(n)}
+
+    def frame(self, chapters: Sequence[str]) -> pd.DataFrame:
+        """Records of chapters, one after the other; column ``chapter`` says whose."""
+        parts = [
+            records.read_frame(path).assign(chapter=name)
+            for name in chapters
+            if (path := kept_records(self.folder / "work", name)).exists()
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _plan(request: Request, folder: Path, known: Mapping[str, Mapping[str, Any]]) -> _Plan:
     request = replace(request, benchmark=request.benchmark or suited_benchmark(request.vlm))
     asked = _built(request, folder)
     revisions = _revisions(request)
     environment = _environment(request, revisions, asked)
-    plan = {
-        name: (source / f"{name}.py", _given(request, folder, revisions, asked, known[name]))
-        for name in known
+    given = {
+        "vlm": _absolute(request.vlm),
+        "llm": _absolute(request.llm) or "",
+        "load": {**revisions, **request.load},
+        "benchmark": str(asked.root),
+        "seed": request.seed,
+        "work": str(folder / "work"),
+        **PROFILES[request.profile],
+        **request.parameters,
     }
-    keys = {name: rerun.run_key(at, environment, given) for name, (at, given) in plan.items()}
-    if set(chosen) <= _complete(folder, keys):
-        return Outcome(folder, (), {}, tuple(chosen))
-    # Until the new manifest is there, the folder says of itself that it is not complete.
-    (folder / "manifest.json").unlink(missing_ok=True)
-    report = _checked(request, folder, environment, revisions, asked, say)
-    ran, failed = [], {}
-    for name in chosen:
-        at, given = plan[name]
-        target = _notebook(folder, name)
-        try:
-            if rerun.execute(at, target, given, environment=environment, say=say):
-                ran.append(name)
-            _mark(target, _why_not(report, _frame(folder, [name])))
-        except TwohopError as error:
-            failed[name] = str(error)
-            say(f"error: {error}")
-    # Chapters of an earlier call belong to the run, if they are of this very run.
-    done = [n for n in known if n not in failed and rerun.is_current(_notebook(folder, n), keys[n])]
-    parameters = {name: {**known[name], **plan[name][1]} for name in done}
-    _finish(request, folder, asked, parameters, failed, report, environment, keys, started)
-    return Outcome(folder, tuple(ran), failed, tuple(name for name in chosen if name in done))
+    # Of all that are set, a chapter gets those that it has.
+    parameters = {
+        name: {key: value for key, value in given.items() if key in own}
+        for name, own in known.items()
+    }
+    paths = {name: chapters_folder() / f"{name}.py" for name in known}
+    keys = {name: run_key(paths[name], environment, parameters[name]) for name in known}
+    return _Plan(request, folder, asked, revisions, environment, paths, known, parameters, keys)
 
 
 def _built(request: Request, folder: Path) -> Benchmark:
     """Build the benchmark into the run's folder, once for all chapters, or open a built one."""
-    from twohop_lib.benchmark import sources, store
-
     path = Path(request.benchmark)
     if path.is_dir() and not sources.is_popvqa(path):
         return sources.load(path.resolve())
@@ -250,44 +279,6 @@ def _built(request: Request, folder: Path) -> Benchmark:
     return built
 
 
-def _given(
-    request: Request,
-    folder: Path,
-    revisions: Mapping[str, str],
-    asked: Benchmark,
-    known: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return a chapter's parameters: of all that are set, those that it has."""
-    given = {
-        "vlm": _absolute(request.vlm),
-        "llm": _absolute(request.llm) or "",
-        "load": {**revisions, **request.load},
-        "benchmark": str(asked.root),
-        "seed": request.seed,
-        "work": str(folder / "work"),
-        **PROFILES[request.profile],
-        **request.parameters,
-    }
-    return {name: value for name, value in given.items() if name in known}
-
-
-def _notebook(folder: Path, chapter: str) -> Path:
-    return folder / "notebooks" / f"{chapter}.ipynb"
-
-
-def _complete(folder: Path, keys: Mapping[str, str]) -> set[str]:
-    """Return the chapters whose results are in the folder, and current."""
-    try:
-        stored = records.Manifest.read(folder / "manifest.json").parameters["keys"]
-    except (TwohopError, KeyError):
-        return set()
-    return {
-        name
-        for name, key in stored.items()
-        if keys.get(name) == key and rerun.is_current(_notebook(folder, name), key)
-    }
-
-
 def _absolute(name: str | None) -> str | None:
     """Return a path's absolute form (chapters run elsewhere), anything else as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
@@ -298,15 +289,11 @@ def _revisions(request: Request) -> dict[str, str]:
 
     Raises TwohopError if a model is not to be had, before anything runs.
     """
-    from twohop_lib.models.registry import find
-
     row = find(request.vlm)
     pinned = {}
     for name, source in (("vlm", request.vlm), ("llm", request.llm or (row.llm if row else None))):
         wanted = request.load.get(f"{name}_revision")
         if source and not Path(source).is_dir():
-            from twohop_lib.models.loading import load_config
-
             commit = getattr(load_config(source, wanted), "_commit_hash", None) or wanted
             pinned |= {f"{name}_revision": commit} if commit else {}
     return pinned
@@ -314,8 +301,6 @@ def _revisions(request: Request) -> dict[str, str]:
 
 def _environment(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> str:
     """Return a hash of what determines a run besides chapters and parameters."""
-    from twohop_lib.runs.store import folder_hash
-
     parts: dict[str, Any] = {"library": records.library_hash(), "versions": records.versions()}
     for name in (request.vlm, request.llm):
         if name and Path(name).is_dir():
@@ -325,26 +310,44 @@ def _environment(request: Request, revisions: Mapping[str, str], asked: Benchmar
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _checked(
-    request: Request,
-    folder: Path,
-    environment: str,
-    revisions: Mapping[str, str],
-    asked: Benchmark,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Return the report of the check, from an earlier call if nothing has changed since."""
-    path = folder / "check.json"
-    if path.exists():
+# --- running it -------------------------------------------------------------------------------
+
+
+def _run(plan: _Plan, chosen: list[str], say: Callable[[str], None]) -> Outcome:
+    started = time.perf_counter()
+    # Leftovers of a run that was killed while it wrote.
+    for partial in plan.folder.rglob("*.partial*"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    if set(chosen) <= plan.complete():
+        return Outcome(plan.folder, (), {}, tuple(chosen))
+    # Until the new manifest is there, the folder says of itself that it is not complete.
+    (plan.folder / "manifest.json").unlink(missing_ok=True)
+    report = _checked(plan, say)
+    ran, failed = [], {}
+    for name in chosen:
+        target, given = plan.notebook(name), plan.parameters[name]
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            earlier = {}
-        if earlier.get("environment") == environment and (earlier["ok"] or request.skip_check):
+            if execute(plan.sources[name], target, given, environment=plan.environment, say=say):
+                ran.append(name)
+            pages.mark(target, pages.why_no_result(report, plan.frame([name])))
+        except TwohopError as error:
+            failed[name] = str(error)
+            say(f"error: {error}")
+    # Chapters of an earlier call belong to the run, if they are of this very run.
+    done = [name for name in plan.keys if name not in failed and plan.is_current(name)]
+    _finish(plan, report, done, failed, started)
+    return Outcome(plan.folder, tuple(ran), failed, tuple(n for n in chosen if n in done))
+
+
+def _checked(plan: _Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the report of the check, from an earlier call if nothing has changed since."""
+    path, request = plan.folder / "check.json", plan.request
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["environment"] == plan.environment and (earlier["ok"] or request.skip_check):
             return earlier
     say(f"checking {request.vlm}")
-    report = _check(request, revisions, asked)
-    report["environment"] = environment
+    report = {**_check(plan), "environment": plan.environment}
     with records.atomic_path(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if not report["ok"] and not request.skip_check:
@@ -357,18 +360,13 @@ def _checked(
     return report
 
 
-def _check(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> dict[str, Any]:
+def _check(plan: _Plan) -> dict[str, Any]:
     """Check the pair, and let go of it: the chapters load it again, each in its own process."""
-    import torch
-    from transformers.utils import logging
-
-    from twohop_lib.interventions.check import check
-    from twohop_lib.models.pair import load_pair
-
+    request = plan.request
     logging.disable_progress_bar()
     try:
-        load = {**revisions, **request.load}
-        return check(load_pair(request.vlm, request.llm, **load), asked.some(8)).json()
+        pair = load_pair(request.vlm, request.llm, **{**plan.revisions, **request.load})
+        return check(pair, plan.asked.some(8)).json()
     except TwohopError as error:
         if not request.skip_check:
             raise
@@ -377,6 +375,59 @@ def _check(request: Request, revisions: Mapping[str, str], asked: Benchmark) -> 
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _finish(
+    plan: _Plan,
+    report: Mapping[str, Any],
+    done: list[str],
+    failed: Mapping[str, str],
+    started: float,
+) -> None:
+    """Write records, pages and, last of all, the manifest."""
+    folder, request = plan.folder, plan.request
+    frame = plan.frame(done)
+    if len(frame):
+        # The same answer may be in two chapters' records; order is theirs.
+        records.write_frame(frame, folder / "records.parquet", {"chapters": done})
+    why = pages.why_no_result(report, frame)
+    for page in (folder / "html").glob("*.html"):
+        if page.stem not in done:
+            page.unlink()
+    for name in done:
+        pages.mark(plan.notebook(name), why)
+        pages.write_chapter(plan.notebook(name), folder / "html" / f"{name}.html", why)
+    pages.write_index(folder / "html" / "index.html", request, report, frame, done, failed, why)
+    parts = [kept_records(folder / "work", name).with_suffix(".json") for name in done]
+    kernels = [records.Manifest.read(part) for part in parts if part.exists()]
+    manifest = records.Manifest.collect(
+        models=list(dict.fromkeys(model for kernel in kernels for model in kernel.models)),
+        seeds=[request.seed],
+        parameters={
+            **PROFILES[request.profile],
+            **request.parameters,
+            "profile": request.profile,
+            "load": dict(request.load),
+            "chapters": done,
+            "of_chapters": {
+                name: {**plan.defaults[name], **plan.parameters[name]} for name in done
+            },
+            "keys": {name: plan.keys[name] for name in done},
+            "failed": dict(failed),
+            "result": why is None,
+            "environment": plan.environment,
+            "benchmark_notes": dict(plan.asked.notes),
+        },
+        benchmark=request.benchmark,
+        benchmark_hash=plan.asked.hash,
+        started=started,
+    )
+    # What the chapters took, whenever they ran, and not just this call.
+    notebooks = [json.loads(plan.notebook(name).read_text(encoding="utf-8")) for name in done]
+    seconds = sum(notebook["metadata"]["twohop"]["seconds"] for notebook in notebooks)
+    memory = [k.peak_memory_bytes for k in kernels if k.peak_memory_bytes]
+    took = {"wall_time_s": seconds, "peak_memory_bytes": max(memory, default=None)}
+    manifest.model_copy(update=took).write(folder / "manifest.json")
 
 
 def _disk_error(error: OSError, folder: Path) -> TwohopError:
@@ -388,230 +439,3 @@ def _disk_error(error: OSError, folder: Path) -> TwohopError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return TwohopError(f"{folder} cannot be written; give another folder with --out.")
     return TwohopError(f"{folder} cannot be used: {error.strerror or error}.")
-
-
-# --- what a run leaves ------------------------------------------------------------------------
-
-
-def _finish(
-    request: Request,
-    folder: Path,
-    asked: Benchmark,
-    done: Mapping[str, Mapping[str, Any]],
-    failed: Mapping[str, str],
-    report: dict[str, Any],
-    environment: str,
-    keys: Mapping[str, str],
-    started: float,
-) -> None:
-    """Write records, pages and, last of all, the manifest.
-
-    ``done`` are the chapters that are there, each with all its parameters.
-    """
-    frame = _frame(folder, list(done))
-    if len(frame):
-        # The same answer may be in two chapters' records; order is theirs.
-        records.write_frame(frame, folder / "records.parquet", {"chapters": list(done)})
-    why = _why_not(report, frame)
-    for page in (folder / "html").glob("*.html"):
-        if page.stem not in done:
-            page.unlink()
-    for name in done:
-        _mark(_notebook(folder, name), why)
-        _write_chapter(_notebook(folder, name), folder / "html" / f"{name}.html", why)
-    _write_index(request, folder, list(done), failed, report, frame, why)
-    parts = [kept_records(folder / "work", name).with_suffix(".json") for name in done]
-    kernels = [records.Manifest.read(part) for part in parts if part.exists()]
-    seconds = sum(
-        json.loads(_notebook(folder, name).read_text(encoding="utf-8"))["metadata"]["twohop"][
-            "seconds"
-        ]
-        for name in done
-    )
-    manifest = records.Manifest.collect(
-        models=list(dict.fromkeys(model for kernel in kernels for model in kernel.models)),
-        seeds=[request.seed],
-        parameters={
-            **PROFILES[request.profile],
-            **request.parameters,
-            "profile": request.profile,
-            "load": dict(request.load),
-            "chapters": list(done),
-            "of_chapters": done,
-            "keys": {name: keys[name] for name in done},
-            "failed": dict(failed),
-            "result": why is None,
-            "environment": environment,
-            "benchmark_notes": dict(asked.notes),
-        },
-        benchmark=request.benchmark,
-        benchmark_hash=asked.hash,
-        started=started,
-    )
-    # What the chapters took, whenever they ran, and not just this call.
-    memory = [k.peak_memory_bytes for k in kernels if k.peak_memory_bytes]
-    took = {"wall_time_s": seconds, "peak_memory_bytes": max(memory, default=None)}
-    manifest.model_copy(update=took).write(folder / "manifest.json")
-
-
-def _frame(folder: Path, chapters: Sequence[str]) -> pd.DataFrame:
-    """Return the records of chapters, one after the other; column ``chapter`` says whose."""
-    parts = [
-        records.read_frame(path).assign(chapter=name)
-        for name in chapters
-        if (path := kept_records(folder / "work", name)).exists()
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _clean(frame: pd.DataFrame) -> pd.DataFrame:
-    """Answers of the model left alone, each once however many chapters hold it."""
-    if not len(frame):
-        return frame
-    return records.untouched(frame).drop_duplicates(list(records.ANSWER_KEY))
-
-
-def _why_not(report: dict[str, Any], frame: pd.DataFrame) -> str | None:
-    """Return why a run is no result, or None if it is one."""
-    if report.get("untrained"):
-        share = report["surprise"]
-        return (
-            "The weights of this model look random (text surprises it "
-            f"{share:.2f} times as much as it would a uniform guess)."
-        )
-    clean = _clean(frame)
-    named = clean[clean["condition"] == "identify"] if len(clean) else clean
-    if len(named) and not named["correct"].any():
-        count = named["entity_id"].nunique()
-        return f"This model named none of the {count} entities that it was shown."
-    return None
-
-
-def _mark(notebook: Path, why: str | None) -> None:
-    """Let a notebook begin with why it is no result, and with nothing of the kind if it is one."""
-    content = nbformat.read(notebook, as_version=4)
-    first = {"id": "not-a-result", "source": NOT_A_RESULT.format(why=why)} if why else None
-    marks = [cell for cell in content.cells if cell["id"] == "not-a-result"]
-    if [cell["source"] for cell in marks] == ([first["source"]] if first else []):
-        return
-    content.cells = [cell for cell in content.cells if cell["id"] != "not-a-result"]
-    if first:
-        content.cells.insert(0, nbformat.v4.new_markdown_cell(**first))
-    with records.atomic_path(notebook) as partial:
-        nbformat.write(content, partial)
-
-
-#: What all pages of a run look like; they need no network and no scripts.
-STYLE = """
-body{font:16px/1.55 sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222}
-pre{overflow-x:auto;font-size:.85rem}
-.jp-InputArea-editor,.highlight{background:#f6f6f6;padding:0 .6rem;border-radius:4px}
-.jp-InputPrompt,.jp-OutputPrompt,.anchor-link{display:none}
-table{border-collapse:collapse;display:block;overflow-x:auto}
-td,th{padding:.2rem 1rem .2rem 0;text-align:left;border-bottom:1px solid #ddd}
-img{max-width:100%}
-blockquote{border-left:4px solid #0072B2;margin-left:0;padding-left:1rem}
-.mark{border:3px solid #D55E00;padding:.6rem 1rem;font-weight:bold}
-"""
-
-
-def _page(title: str, body: str, why: str | None, style: str = "") -> str:
-    """Return a whole HTML page, marked at its top if the run is no result."""
-    mark = ""
-    if why:
-        text = NOT_A_RESULT.format(why=why).replace("**", "")
-        mark = f'<p class="mark" role="alert">{html.escape(text)}</p>'
-        title = f"Not a result: {title}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head>"
-        f"<body>{mark}{body}</body></html>\n"
-    )
-
-
-def _write(page: Path, text: str) -> None:
-    with records.atomic_path(page) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def _write_chapter(notebook: Path, page: Path, why: str | None) -> None:
-    """Write an executed chapter as a page."""
-    from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
-    from traitlets.config import Config
-
-    from twohop_lib.chapter.show import glued, readable
-
-    content = nbformat.read(notebook, as_version=4)
-    _number_figures(content)
-    values = glued(content)
-    content.cells = [cell for cell in content.cells if cell["id"] != "not-a-result"]
-    config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-input"}})
-    exporter = HTMLExporter(template_name="basic", config=config)
-    body, _ = exporter.from_notebook_node(readable(content, values))
-    code = HtmlFormatter().get_style_defs(".highlight")
-    _write(page, _page(page.stem.replace("_", " "), body, why, code))
-
-
-def _number_figures(notebook: nbformat.NotebookNode) -> None:
-    """Number figures in their captions and where prose refers to them, as the book does."""
-    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    ours = [o.get("metadata", {}).get("twohop", {}) for o in outputs]
-    names = [about["figure"]["name"] for about in ours if "figure" in about]
-    numbers = {name: f"Figure {n}" for n, name in enumerate(names, start=1)}
-    for output, about in zip(outputs, ours, strict=True):
-        if "caption" in about:
-            text = f"{numbers[about['caption']]}. {output['data']['text/plain']}"
-            output["data"] = {"text/html": f"<p><em>{html.escape(text)}</em></p>"}
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell["source"] = re.sub(
-                r"\{numref\}`([^`]*)`",
-                lambda match: numbers.get(match[1], match[1]),
-                cell["source"],
-            )
-
-
-def _write_index(
-    request: Request,
-    folder: Path,
-    done: Sequence[str],
-    failed: Mapping[str, str],
-    report: dict[str, Any],
-    frame: pd.DataFrame,
-    why: str | None,
-) -> None:
-    """Write the run's first page: what was run, how accurate the model was, links to chapters."""
-    e = html.escape
-    table = ""
-    if len(frame):
-        by = _clean(frame).groupby("condition", sort=False)["correct"].agg(["mean", "size"])
-        rows = "".join(
-            f"<tr><td>{e(name)}</td><td>{row['mean']:.1%}</td><td>{row['size']:.0f}</td></tr>"
-            for name, row in by.iterrows()
-        )
-        table = f"<table><tr><th>condition<th>right<th>n</tr>{rows}</table>"
-    links = "".join(f'<li><a href="{e(n)}.html">{e(n.replace("_", " "))}</a></li>' for n in done)
-    links += "".join(f"<li>{e(n)}: failed. {e(text)}</li>" for n, text in failed.items())
-    models = f"{e(request.vlm)}{' with ' + e(request.llm) if request.llm else ''}"
-    body = (
-        f"<h1>{e(Path(request.vlm).name)}</h1><p>{models}: "
-        f"{e(str(report.get('architecture_class')))}, {report.get('n_blocks')} blocks, "
-        f"{report.get('image_tokens')} image tokens. Benchmark {e(request.benchmark)}, profile "
-        f"{e(request.profile)}.</p><h2>Chapters</h2><ul>{links}</ul>"
-        f"<h2>Answers</h2>{table}"
-    )
-    _write(folder / "html" / "index.html", _page(folder.name, body, why))
-
-
-def parse_value(text: str) -> Any:
-    """Read a parameter's value as papermill's own command does: YAML, else the text itself."""
-    import yaml
-
-    if not text.strip():
-        return ""  # YAML's nothing
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.rerun import execute as rerun
+from twohop_lib.rerun import execute as executing
 from twohop_lib.rerun.execute import execute, inputs_hash, is_current, run_key, to_notebook, twin
 
 CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
@@ -48,7 +48,7 @@ def no_kernel(monkeypatch):
     def started(*args, **kwargs):
         raise AssertionError("a kernel was started")
 
-    monkeypatch.setattr(rerun.papermill, "execute_notebook", started)
+    monkeypatch.setattr(executing.papermill, "execute_notebook", started)
 
 
 def test_an_unknown_parameter_is_told_before_anything_runs(chapter, tmp_path, no_kernel):
@@ -87,7 +87,9 @@ def test_a_chapter_runs_with_its_parameters_and_only_once(chapter, tmp_path, mon
 
     ran = []
     monkeypatch.setattr(
-        rerun.papermill, "execute_notebook", lambda *a, **k: ran.append(a[2]) or to_notebook(source)
+        executing.papermill,
+        "execute_notebook",
+        lambda *a, **k: ran.append(a[2]) or to_notebook(source),
     )
     before = out.read_bytes()
     assert not execute(source, out, {"wording": "other"}, environment="e1")
@@ -104,7 +106,7 @@ def test_the_key_holds_all_that_determines_the_outputs(chapter, monkeypatch):
     source = chapter("")
     keys = [run_key(source, "e", {}), run_key(source, "f", {}), run_key(source, "e", {"limit": 1})]
     keys.append(run_key(source, "e", {"limit": "1"}))
-    monkeypatch.setattr(rerun.platform, "python_version", lambda: "2.7")
+    monkeypatch.setattr(executing.platform, "python_version", lambda: "2.7")
     keys.append(run_key(source, "e", {}))
     chapter("1")
     keys.append(run_key(source, "e", {}))
@@ -140,14 +142,14 @@ def test_a_cell_that_fails_is_told_and_the_notebook_kept(
 
 def test_progress_is_told_ten_times_at_most(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(rerun.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(executing.time, "monotonic", lambda: now[0])
     said = []
-    progress = rerun._Progress("gap", 300, said.append)
+    progress = executing._Progress("gap", 300, said.append)
     for index in range(300):
         now[0] += 7
         progress.ends(index)
     assert len(said) == 9 and said[0] == "chapter gap: cell 30 of 300, 210 s"
-    quick, said[:] = rerun._Progress("gap", 300, said.append), []
+    quick, said[:] = executing._Progress("gap", 300, said.append), []
     for index in range(300):
         quick.ends(index)
     assert said == []
@@ -188,7 +190,7 @@ def test_a_twin_holds_no_outputs_and_plain_markdown(chapter):
     nbformat.validate(made)
     assert twin(source) == twin(source)
     assert [c.cell_type for c in made.cells] == ["markdown", "code", "code"]
-    assert made.cells[0].source == f"# A chapter\nOne and one is ….\n\n{rerun.PENDING}"
+    assert made.cells[0].source == f"# A chapter\nOne and one is ….\n\n{executing.PENDING}"
     for cell in made.cells[1:]:
         assert (cell.outputs, cell.execution_count) == ([], None)
     assert set(made.metadata) == {"kernelspec", "language_info"}

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import filelock
 import nbformat
-import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
-from tests import helpers_popvqa
+from tests import helpers_popvqa, helpers_shell
 from tests.zoo import build
 from twohop_lib import commands, records
-from twohop_lib.benchmark import load
+from twohop_lib.benchmark import load, sources
 from twohop_lib.chapter import study
 from twohop_lib.errors import TwohopError
 from twohop_lib.organisms import locate_pair, path, suited_benchmark
-from twohop_lib.rerun import execute as rerun
-from twohop_lib.rerun import run as reruns
+from twohop_lib.rerun import execute
+from twohop_lib.rerun import run as running
 
 ROOT = Path(__file__).parent.parent
 TINY_CHAPTER = """# ---
@@ -46,8 +46,11 @@ pause = 0.0
 # %%
 import time
 import pandas as pd
-from twohop_lib.chapter.study import keep_records
+from twohop_lib import records
 from twohop_lib.runs.store import cached
+
+def keep_records(frame, work, chapter):  # chapter.study, which has one, takes long to import
+    records.write_frame(frame, f"{work}/records-{chapter}.parquet", {"chapter": chapter})
 
 answer = {"model": "late", "seed": 0, "entity_id": "e1", "entity": "One", "relation": "motto"}
 answer |= {"wording": "standard", "condition": "by_name", "intervention": None, "answer": ""}
@@ -67,19 +70,41 @@ def write_chapter(folder: Path, name: str = "tiny", more: str = "") -> None:
     (folder / f"{name}.py").write_text(TINY_CHAPTER.replace("SELF", name) + more)
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> Path:
+    """A built benchmark of two entities."""
+    folder = tmp_path_factory.mktemp("asked")
+    rows = ["entity,image,question,answers"]
+    for n, name in enumerate(("Norwick", "Arlen")):
+        Image.new("RGB", (40, 40), (90 * n, 90, 90)).save(folder / f"{n}.png")
+        rows.append(f"{name},{n}.png,Where is {{entity}}?,Leeds")
+    (folder / "own.csv").write_text("\n".join(rows))
+    return sources.build("table", folder / "benchmark", source=folder / "own.csv").root
+
+
 @pytest.fixture
-def chapters(tmp_path, monkeypatch):
-    """A book of one small chapter, and a check that has been done."""
+def chapters(tmp_path, monkeypatch, asked):
+    """A book of one small chapter, executed without a kernel, and a check that has been done."""
+    helpers_shell.use(monkeypatch)
+    monkeypatch.setitem(REQUEST, "benchmark", str(asked))
     write_chapter(tmp_path / "chapters")
-    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    monkeypatch.setattr(running, "chapters_folder", lambda: tmp_path / "chapters")
     report = {"ok": True, "untrained": False, "checks": {}, "architecture_class": "adapter"}
-    monkeypatch.setattr(reruns, "_checked", lambda *_: report)
+    monkeypatch.setattr(running, "_checked", lambda *_: report)
     return tmp_path / "chapters"
 
 
-def request(**more) -> reruns.Request:
+REQUEST: dict[str, str] = {"profile": "quick"}
+
+
+def request(**more) -> running.Request:
     vlm, llm = locate_pair("late")
-    return reruns.Request(vlm=vlm, llm=llm, profile="quick", **more)
+    return running.Request(**{"vlm": vlm, "llm": llm, **REQUEST, **more})
+
+
+def run(folder: Path, **more) -> running.Outcome:
+    """Run without a word."""
+    return running.run(request(**more), folder, lambda _: None)
 
 
 # --- a run, and the same again ----------------------------------------------------------------
@@ -87,7 +112,7 @@ def request(**more) -> reruns.Request:
 
 def test_a_run_leaves_one_folder_and_a_second_call_does_nothing(chapters, tmp_path):
     said = []
-    outcome = reruns.run(request(), tmp_path / "runs", said.append)
+    outcome = running.run(request(), tmp_path / "runs", said.append)
     assert outcome.ran == ("tiny",) and not outcome.failed
     left = {str(p.relative_to(outcome.folder)) for p in outcome.folder.rglob("*") if p.is_file()}
     assert {
@@ -103,7 +128,7 @@ def test_a_run_leaves_one_folder_and_a_second_call_does_nothing(chapters, tmp_pa
     assert manifest.parameters["chapters"] == ["tiny"] and manifest.parameters["result"] is True
     assert manifest.benchmark_hash
     before = {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("*") if p.suffix}
-    again = reruns.run(request(), tmp_path / "runs", said.append)
+    again = running.run(request(), tmp_path / "runs", said.append)
     assert again.ran == () and again.folder == outcome.folder
     assert before == {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("*") if p.suffix}
 
@@ -116,17 +141,17 @@ def test_a_benchmark_is_built_once_into_the_run_whatever_it_is_made_from(chapter
         f"Norwick,{copy.name}/resized_images/celebs/100.png,Where is {{entity}}?,Leeds\n"
     )
     for where, name, facts in ((copy, "popvqa", 32), (table, "table", 1)):
-        outcome = reruns.run(request(benchmark=str(where)), tmp_path / "runs", lambda _: None)
+        outcome = run(tmp_path / "runs", benchmark=str(where))
         assert outcome.ran == ("tiny",)
         built = load(outcome.folder / "benchmark")
         assert built.name == name and len(built.questions) == facts
         manifest = records.Manifest.read(outcome.folder / "manifest.json")
         assert manifest.benchmark == str(where) and manifest.benchmark_hash == built.hash
         assert manifest.parameters["benchmark_notes"]["skipped rows"] == 0
-        again = reruns.run(request(benchmark=str(where)), tmp_path / "runs", lambda _: None)
+        again = run(tmp_path / "runs", benchmark=str(where))
         assert again.ran == () and again.folder == outcome.folder
     table.write_text(table.read_text().replace("Leeds", "York"))
-    assert reruns.run(request(benchmark=str(table)), tmp_path / "runs", lambda _: None).ran
+    assert run(tmp_path / "runs", benchmark=str(table)).ran
 
 
 def test_a_model_is_asked_what_suits_it(tmp_path):
@@ -137,42 +162,10 @@ def test_a_model_is_asked_what_suits_it(tmp_path):
     )
 
 
-def test_a_runs_first_page_counts_each_answer_once_and_no_patched_one(tmp_path):
-    item = {"model": "late", "seed": 0, "wording": "standard", "condition": "identify"}
-    item |= {"question_id": "", "relation": ""}
-    clean = [
-        item | {"entity_id": e, "intervention": None, "correct": e == "e1", "chapter": chapter}
-        for e in ("e1", "e2")
-        for chapter in ("one", "two")
-    ]
-    patched = [
-        item
-        | {"entity_id": "e1", "intervention": "cross-patch", "correct": False, "chapter": "one"}
-        for _ in range(8)
-    ]
-    frame = pd.DataFrame(clean + patched)
-    (tmp_path / "html").mkdir()
-    reruns._write_index(request(), tmp_path, [], {}, {}, frame, None)
-    page = (tmp_path / "html" / "index.html").read_text()
-    assert "<td>identify</td><td>50.0%</td><td>2</td>" in page
-
-
-def test_a_run_is_no_result_if_the_model_names_nothing_unpatched():
-    rows = [
-        {"model": "late", "seed": 0, "wording": "standard", "condition": "identify"}
-        | {"entity_id": "e1", "question_id": "", "intervention": what, "correct": what is not None}
-        for what in (None, "cross-patch")
-    ]
-    why = reruns._why_not({}, pd.DataFrame(rows))
-    assert why == "This model named none of the 1 entities that it was shown."
-    rows[0]["correct"] = True
-    assert reruns._why_not({}, pd.DataFrame(rows)) is None
-
-
 def test_a_failing_chapter_does_not_lose_the_others(chapters, tmp_path):
     write_chapter(chapters, "broken", "\n# %%\nraise ValueError('so it is')\n")
     said = []
-    outcome = reruns.run(request(), tmp_path / "runs", said.append)
+    outcome = running.run(request(), tmp_path / "runs", said.append)
     assert outcome.ran == ("tiny",) and list(outcome.failed) == ["broken"]
     assert any("ValueError: so it is" in line for line in said)
     assert len(records.read_frame(outcome.folder / "records.parquet")) == 12
@@ -181,8 +174,8 @@ def test_a_failing_chapter_does_not_lose_the_others(chapters, tmp_path):
 
 def test_random_weights_mark_every_page(chapters, tmp_path, monkeypatch):
     report = {"ok": True, "untrained": True, "surprise": 1.1, "checks": {}}
-    monkeypatch.setattr(reruns, "_checked", lambda *_: report)
-    outcome = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    monkeypatch.setattr(running, "_checked", lambda *_: report)
+    outcome = run(tmp_path / "runs")
     for page in (outcome.folder / "html").glob("*.html"):
         assert "Not a result" in page.read_text(), page
     notebook = nbformat.read(outcome.folder / "notebooks" / "tiny.ipynb", as_version=4)
@@ -190,7 +183,7 @@ def test_random_weights_mark_every_page(chapters, tmp_path, monkeypatch):
     manifest = records.Manifest.read(outcome.folder / "manifest.json")
     assert manifest.parameters["result"] is False
     # The mark does not make the notebook another run's.
-    assert reruns.run(request(), tmp_path / "runs", lambda _: None).ran == ()
+    assert run(tmp_path / "runs").ran == ()
 
 
 # --- cut off ----------------------------------------------------------------------------------
@@ -199,29 +192,51 @@ def test_random_weights_mark_every_page(chapters, tmp_path, monkeypatch):
 RUN_IT = """
 import sys
 from pathlib import Path
-from twohop_lib.rerun import run as reruns
-from twohop_lib.organisms import locate_pair
+from twohop_lib.rerun import run as running
 folder = Path(sys.argv[1])
-reruns.chapters_folder = lambda: folder / "chapters"
-reruns._checked = lambda *_: {"ok": True, "untrained": False, "checks": {}}
-vlm, llm = locate_pair("late")
-request = reruns.Request(vlm=vlm, llm=llm, profile="quick", parameters={"pause": 0.1})
-reruns.run(request, folder / sys.argv[2])
+running.chapters_folder = lambda: folder / "chapters"
+running._checked = lambda *_: {"ok": True, "untrained": False, "checks": {}}
+request = running.Request(*sys.argv[2:5], profile="quick", parameters={"pause": 0.2})
+running.run(request, folder / "killed")
 """
 
 
-@pytest.mark.parametrize("after", [0.6, 2.2, 2.8])
-def test_a_killed_run_resumes_to_equal_records(chapters, tmp_path, after):
-    command = [sys.executable, "-c", RUN_IT, str(tmp_path), "killed"]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    time.sleep(after)
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory, asked) -> bytes:
+    """The records of a run that nothing cuts off."""
+    folder = tmp_path_factory.mktemp("uncut")
+    write_chapter(folder / "chapters")
+    with pytest.MonkeyPatch.context() as patch:
+        helpers_shell.use(patch)
+        patch.setattr(running, "chapters_folder", lambda: folder / "chapters")
+        patch.setattr(running, "_checked", lambda *_: {"ok": True, "checks": {}})
+        outcome = run(folder / "runs", benchmark=str(asked), parameters={"pause": 0.01})
+    return (outcome.folder / "records.parquet").read_bytes()
+
+
+def kill_when(process: subprocess.Popen, folder: Path, there: str, times: int) -> None:
+    """Kill a run and its kernel once so many files are there."""
+    until = time.monotonic() + 120
+    while len(list(folder.rglob(there))) < times:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    paused = request(parameters={"pause": 0.1})
-    resumed = reruns.run(paused, tmp_path / "killed", lambda _: None)
-    whole = reruns.run(paused, tmp_path / "whole", lambda _: None)
-    same = [(o.folder / "records.parquet").read_bytes() for o in (resumed, whole)]
-    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(("there", "times"), [("work/*.parquet", 2), ("records-tiny.parquet", 1)])
+def test_a_killed_run_resumes_to_equal_records(chapters, tmp_path, there, times, uncut):
+    asked = request()
+    command = [sys.executable, "-c", RUN_IT, tmp_path, asked.vlm, asked.llm, asked.benchmark]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    kill_when(process, tmp_path / "killed", there, times)
+    assert not list((tmp_path / "killed").rglob("manifest.json"))
+    kept = len(list((tmp_path / "killed").rglob("work/*.parquet")))
+    assert kept < 6 if times > 1 else kept == 7
+    resumed = run(tmp_path / "killed", parameters={"pause": 0.2})
+    assert resumed.ran == ("tiny",)
+    assert (resumed.folder / "records.parquet").read_bytes() == uncut
+    assert not list(resumed.folder.rglob("*partial*"))
 
 
 def test_two_at_once_are_told(chapters, tmp_path):
@@ -231,7 +246,7 @@ def test_two_at_once_are_told(chapters, tmp_path):
         filelock.FileLock(folder / ".lock"),
         pytest.raises(TwohopError, match="Another rerun is writing"),
     ):
-        reruns.run(request(), tmp_path / "runs", lambda _: None)
+        run(tmp_path / "runs")
     assert [p.name for p in folder.iterdir()] == [".lock"]
 
 
@@ -239,7 +254,7 @@ def test_two_at_once_are_told(chapters, tmp_path):
     ("code", "told"), [(errno.ENOSPC, "is full"), (errno.EROFS, "cannot be written")]
 )
 def test_a_disk_that_takes_no_more_is_told(chapters, tmp_path, monkeypatch, code, told):
-    whole = reruns.run(request(), tmp_path / "whole", lambda _: None)
+    whole = run(tmp_path / "whole")
 
     def full(*args, **kwargs):
         raise OSError(code, os.strerror(code))
@@ -247,8 +262,8 @@ def test_a_disk_that_takes_no_more_is_told(chapters, tmp_path, monkeypatch, code
     with monkeypatch.context() as patch:
         patch.setattr(records.os, "replace", full)
         with pytest.raises(TwohopError, match=told):
-            reruns.run(request(), tmp_path / "runs", lambda _: None)
-    resumed = reruns.run(request(), tmp_path / "runs", lambda _: None)
+            run(tmp_path / "runs")
+    resumed = run(tmp_path / "runs")
     same = [(o.folder / "records.parquet").read_bytes() for o in (resumed, whole)]
     assert same[0] == same[1]
 
@@ -258,40 +273,43 @@ def test_a_disk_that_takes_no_more_is_told(chapters, tmp_path, monkeypatch, code
 
 def test_an_unknown_parameter_is_refused_with_the_nearest(chapters, tmp_path):
     with pytest.raises(TwohopError, match="did you mean 'max_entities'"):
-        reruns.run(request(parameters={"max_entitys": 3}), tmp_path / "runs")
+        running.run(request(parameters={"max_entitys": 3}), tmp_path / "runs")
     with pytest.raises(TwohopError, match="own options"):
-        reruns.run(request(parameters={"vlm": "x"}), tmp_path / "runs")
+        running.run(request(parameters={"vlm": "x"}), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_chapter_is_refused(chapters, tmp_path):
     with pytest.raises(TwohopError, match="did you mean 'tiny'"):
-        reruns.run(request(chapters=("tinny",)), tmp_path / "runs")
+        running.run(request(chapters=("tinny",)), tmp_path / "runs")
 
 
-def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch):
+def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch, asked):
     from twohop_lib.interventions import check as checks
 
+    helpers_shell.use(monkeypatch)
+    monkeypatch.setitem(REQUEST, "benchmark", str(asked))
     write_chapter(tmp_path / "chapters")
-    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    monkeypatch.setattr(running, "chapters_folder", lambda: tmp_path / "chapters")
     monkeypatch.setattr(checks._Probe, "full_patch", lambda self: checks.Check(1.0, 0.1, False))
     with pytest.raises(TwohopError, match=r"does not pass the check \(full_patch\)"):
-        reruns.run(request(), tmp_path / "runs", lambda _: None)
+        run(tmp_path / "runs")
     found = next((tmp_path / "runs").glob("*/check.json"))
     assert json.loads(found.read_text())["ok"] is False
     skipped = request(skip_check=True)
-    assert reruns.run(skipped, tmp_path / "runs", lambda _: None).ran == ("tiny",)
+    assert running.run(skipped, tmp_path / "runs", lambda _: None).ran == ("tiny",)
 
 
 # --- the command ------------------------------------------------------------------------------
 
 
 def invoke(*args: str):
-    return CliRunner().invoke(commands.app, ["rerun", *args])
+    given = [word for name, value in REQUEST.items() for word in (f"--{name}", value)]
+    return CliRunner().invoke(commands.app, ["rerun", *given, *args])
 
 
 def test_the_command_takes_parameters_in_two_words(chapters, tmp_path):
-    out = ["--profile", "quick", "--out", str(tmp_path / "runs")]
+    out = ["--out", str(tmp_path / "runs")]
     result = invoke("--vlm", "late", "-p", "pause", "0.01", "-p", "max_entities", "3", *out)
     assert result.exit_code == 0, result.exception
     manifest = records.Manifest.read(next((tmp_path / "runs").glob("*/manifest.json")))
@@ -316,7 +334,7 @@ def test_a_failed_chapter_is_an_exit_code(chapters, tmp_path):
 def test_chapters_may_be_parted_by_commas(chapters, tmp_path):
     write_chapter(chapters, "other")
     write_chapter(chapters, "third")
-    out = ["--vlm", "late", "--profile", "quick", "--out", str(tmp_path / "runs")]
+    out = ["--vlm", "late", "--out", str(tmp_path / "runs")]
     assert invoke(*out, "--chapters", "tiny, other").exit_code == 0
     assert {p.stem for p in (tmp_path / "runs").glob("*/notebooks/*")} == {"tiny", "other"}
     assert "did you mean 'third'" in str(invoke(*out, "--chapters", "tiny,thrid").exception)
@@ -342,7 +360,7 @@ def test_an_empty_value_is_empty_text(chapters, tmp_path):
 )
 def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, arguments, told):
     write_chapter(tmp_path / "chapters")
-    monkeypatch.setattr(reruns, "chapters_folder", lambda: tmp_path / "chapters")
+    monkeypatch.setattr(running, "chapters_folder", lambda: tmp_path / "chapters")
     monkeypatch.setattr("socket.socket.connect", None)  # nobody is asked
     (tmp_path / "empty").mkdir()
     arguments = [str(tmp_path / "empty") if a == "FOLDER" else a for a in arguments]
@@ -360,20 +378,21 @@ def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, arguments, told
 
 
 def test_the_gap_can_be_rerun():
-    known = reruns.rerunnable(reruns.chapters_folder())
+    known = running.rerunnable(running.chapters_folder())
     assert {"vlm", "llm", "load", "benchmark", "work", "max_entities"} <= set(known["the_gap"])
 
 
-def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path):
+def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path, monkeypatch):
+    helpers_shell.use(monkeypatch)
     made = build("qwen2_vl", tmp_path)
-    asked = reruns.Request(vlm=str(made.vlm), profile="quick", parameters={"max_entities": 3})
-    outcome = reruns.run(asked, tmp_path / "runs", lambda _: None)
+    asked = running.Request(vlm=str(made.vlm), profile="quick", parameters={"max_entities": 3})
+    outcome = running.run(asked, tmp_path / "runs", lambda _: None)
     assert not outcome.failed
     page = (outcome.folder / "html" / "the_gap.html").read_text()
     assert "Not a result" in page and "<img alt=" in page and "{glue" not in page
     assert "<script" not in page and 'src="http' not in page and 'href="http' not in page
     frame = records.read_frame(outcome.folder / "records.parquet")
-    assert set(frame["chapter"]) == set(reruns.rerunnable(reruns.chapters_folder()))
+    assert set(frame["chapter"]) == set(running.rerunnable(running.chapters_folder()))
     own = frame[frame["chapter"] == "the_gap"]
     # A model that is no organism of the book is asked about flags.
     flags = study.open_questions("flags", 0, "", "standard", 3)
@@ -382,23 +401,8 @@ def test_every_chapter_runs_on_random_weights_and_says_so(tmp_path):
     assert not own["correct"].any()
 
 
-def test_pairs_are_the_organisms_unless_one_is_named():
-    assert list(study.open_pairs("", "", ["late", "early"], 0)) == ["late", "early"]
-    named = study.open_pairs(str(path("middle")), str(path("backbone")), ["late"], 0)
-    assert list(named) == ["middle"] and named["middle"].llm.name == "backbone"
-
-
-def test_how_to_load_reaches_the_model(capsys):
-    vlm, llm = locate_pair("late")
-    pairs = study.open_pairs(vlm, llm, [], 0, {"dtype": "float16"})
-    assert str(pairs["late"].vlm.model.dtype) == "torch.float16"
-    assert "as asked" in capsys.readouterr().out
-    study.open_pairs("", "", ["late"], 0)
-    assert "no model was named" in capsys.readouterr().out
-
-
 def test_parameter_values_are_yaml():
-    assert [reruns.parse_value(t) for t in ("3", "0.5", "true", "a: [", "[1, 2]", "")] == [
+    assert [running.parse_value(t) for t in ("3", "0.5", "true", "a: [", "[1, 2]", "")] == [
         3,
         0.5,
         True,
@@ -410,11 +414,11 @@ def test_parameter_values_are_yaml():
 
 def test_prose_on_organisms_and_prose_on_a_model_are_never_on_one_page():
     def prose(without: str) -> str:
-        notebook = rerun.to_notebook(ROOT / "chapters" / "the_gap.py")
-        cells = rerun.without_prose(notebook, without).cells
+        notebook = execute.to_notebook(ROOT / "chapters" / "the_gap.py")
+        cells = execute.without_prose(notebook, without).cells
         return "\n".join(c.source for c in cells if c.cell_type == "markdown")
 
-    book, model = prose(rerun.MODEL_PROSE), prose(rerun.BOOK_PROSE)
+    book, model = prose(execute.MODEL_PROSE), prose(execute.BOOK_PROSE)
     for text in (book, model):
         assert text.count("Key takeaways") == text.count("### Three worlds") == 1
     assert "on miniature models" in book and "miniature" not in model
@@ -425,30 +429,30 @@ def test_prose_on_organisms_and_prose_on_a_model_are_never_on_one_page():
 
 
 def test_records_of_a_changed_chapter_are_never_taken_for_current(chapters, tmp_path, monkeypatch):
-    first = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    first = run(tmp_path / "runs")
     write_chapter(chapters, more="\n# %%\nkeep_records(pd.concat(parts[:1]), work, 'tiny')\n")
 
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(reruns, "_finish", killed)
-        reruns.run(request(), tmp_path / "runs", lambda _: None)
+        patch.setattr(running, "_finish", killed)
+        run(tmp_path / "runs")
     assert not (first.folder / "manifest.json").exists()
-    reruns.run(request(), tmp_path / "runs", lambda _: None)
+    run(tmp_path / "runs")
     assert len(records.read_frame(first.folder / "records.parquet")) == 2
 
 
 def test_chapters_run_one_by_one_add_up(chapters, tmp_path):
     write_chapter(chapters, "other")
     for one in ("tiny", "other"):
-        outcome = reruns.run(request(chapters=(one,)), tmp_path / "runs", lambda _: None)
+        outcome = run(tmp_path / "runs", chapters=(one,))
         assert outcome.ran == (one,)
     frame = records.read_frame(outcome.folder / "records.parquet")
     assert frame["chapter"].value_counts().to_dict() == {"tiny": 12, "other": 12}
     index = (outcome.folder / "html" / "index.html").read_text()
     assert 'href="tiny.html"' in index and 'href="other.html"' in index
-    assert reruns.run(request(), tmp_path / "runs", lambda _: None).ran == ()
+    assert run(tmp_path / "runs").ran == ()
     # In the order of the chapters, whichever ran first.
     assert list(frame["chapter"].unique()) == ["other", "tiny"]
 
@@ -457,24 +461,28 @@ def test_a_model_that_names_nothing_is_no_result(chapters, tmp_path):
     nothing = "frame = {**answer, 'condition': 'identify', 'entity_id': ['a', 'b'], %s}\n"
     keep = "keep_records(pd.DataFrame({**frame, 'question_id': ''}), work, 'tiny')\n"
     write_chapter(chapters, more="\n# %%\n" + nothing % "'correct': False" + keep)
-    outcome = reruns.run(request(), tmp_path / "runs", lambda _: None)
+    outcome = run(tmp_path / "runs")
     told = "named none of the 2 entities"
     for page in ("index.html", "tiny.html"):
         assert told in (outcome.folder / "html" / page).read_text()
     notebook = outcome.folder / "notebooks" / "tiny.ipynb"
     assert told in nbformat.read(notebook, as_version=4).cells[0].source
     write_chapter(chapters, more="\n# %%\n" + nothing % "'correct': [True, False]" + keep)
-    reruns.run(request(), tmp_path / "runs", lambda _: None)
+    run(tmp_path / "runs")
     assert "Not a result" not in notebook.read_text()
 
 
 def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
     (chapters / "tiny.py").write_text(
         TINY_CHAPTER.replace(
-            "import pandas", "from twohop_lib.chapter.study import open_pairs\nimport pandas"
-        ).replace('work, "SELF")', 'work, "tiny", open_pairs(vlm, "", [], 0))')
+            'keep_records(pd.concat(parts), work, "SELF")',
+            "from twohop_lib.chapter.study import keep_records, open_pairs\n"
+            'keep_records(pd.concat(parts), work, "tiny", open_pairs(vlm, "", [], 0))',
+        )
     )
-    outcome = reruns.run(request(parameters={"max_entities": 3}), tmp_path / "runs", lambda _: None)
+    outcome = running.run(
+        request(parameters={"max_entities": 3}), tmp_path / "runs", lambda _: None
+    )
     assert not outcome.failed
     manifest = records.Manifest.read(outcome.folder / "manifest.json")
     (model, *_) = manifest.models
@@ -497,7 +505,7 @@ def test_the_manifest_says_what_was_loaded_and_asked(tmp_path, chapters):
 )
 def test_a_value_of_the_wrong_type_is_refused(chapters, tmp_path, name, value, told):
     with pytest.raises(TwohopError, match=told):
-        reruns.run(request(parameters={name: value}), tmp_path / "runs")
+        running.run(request(parameters={name: value}), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -505,11 +513,3 @@ def test_what_determines_a_run_names_its_folder(tmp_path):
     asked = [request(), request(parameters={"seed": 1}), request(load={"dtype": "float16"})]
     assert len({one.folder_name() for one in asked}) == 3
     assert request(chapters=("tiny",)).folder_name() == request().folder_name()
-
-
-def test_entities_are_taken_from_first_to_last():
-    all_of_them = study.open_questions("heraldry", 0, "test", "standard").entities()
-    some = study.open_questions("heraldry", 0, "test", "standard", 4).entities()
-    assert some == all_of_them[::24]
-    with pytest.raises(TwohopError, match="No wording is called"):
-        study.open_questions("heraldry", 0, "test", "none")
