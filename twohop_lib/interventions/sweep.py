@@ -209,8 +209,9 @@ def _hold(engine: Engine, controls: list[Control], got: list[Tensor], own: Tenso
         wanted = control.wanted.logits
         farthest = own[(own - wanted).abs().amax(-1).argmax()]
         away = farthest if control.away is None else control.away.logits
-        if engine.close(away, wanted) or not engine.close(logits, wanted):
-            raise ControlFailed(f"{control.says}; results would mean nothing.")
+        found = engine.agreement(logits, wanted, away)
+        if not found.ok:
+            raise ControlFailed(f"{control.says}; results would mean nothing ({found.words()}).")
 
 
 def _questions(item: Question | Pair) -> list[Question]:
