@@ -14,6 +14,7 @@ from twohop_lib.readouts.layers import extremes
 from twohop_lib.readouts.selection import split_by_entities
 from twohop_lib.readouts.shares import share_table
 from twohop_lib.readouts.switch import NEVER, switch_words, to_the_top
+from twohop_lib.readouts.tables import joined
 from twohop_lib.stats import ENTITY
 
 #: Groups of fewer entities, or that answer less than this share by picture, are not compared.
@@ -122,7 +123,8 @@ def blocks_needed(kept: pd.DataFrame, table: pd.DataFrame) -> dict[tuple[str, st
     found = {}
     at = to_the_top(table).set_index(["model", "task"])["switch"]
     start = kept[kept["layer"] == 0].groupby(["model", "task"])["retained"].mean()
-    for key in kept[["model", "task"]].drop_duplicates().itertuples(index=False, name=None):
+    every = pd.concat([kept[["model", "task"]], table[["model", "task"]]]).drop_duplicates()
+    for key in every.itertuples(index=False, name=None):
         told = switch_words(at.get(key))
         if told == NEVER and start.get(key, 0.0) >= 0.5:
             told = "at most 1"

@@ -81,7 +81,7 @@ def recovered(missed: pd.DataFrame, backed: pd.DataFrame) -> pd.DataFrame:
     best = best_of_all(backed) if len(backed) else backed
     patched = missed[missed["method"] != "unpatched"]
     every = joined(patched, fixed.assign(method=BACK), best.assign(method=BEST))
-    return share_table(every, "correct", ("model", "method")) if len(every) else every
+    return share_table(every, "correct", ("model", "method"))
 
 
 def brings_back(table: pd.DataFrame) -> str:
@@ -147,6 +147,8 @@ def by_world(missed: pd.DataFrame) -> pd.DataFrame:
     wanted = rows["follows"].eq("right").mask(wrong, rows["follows"].eq("donor"))
     table = share_by_world(rows.assign(wanted=wanted), "wanted", ("model", "method"))
     told = [counted_with_interval(r.value, r.low, r.high, r.n_items) for r in table.itertuples()]
+    if not told:
+        return pd.DataFrame({"no fact is missed": ["–"]})
     wide = table.assign(share=told).pivot(
         index=["model", "method"], columns="world", values="share"
     )
