@@ -10,7 +10,10 @@ from twohop_lib.benchmark import sources
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
 from twohop_lib.errors import TwohopError
+from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.pairs import NothingLeft
+from twohop_lib.interventions.recorder import Recorder
+from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.organisms import locate_pair, path
 
 
@@ -166,3 +169,16 @@ def test_entities_are_taken_from_first_to_last(tmp_path):
     assert some == all_of_them[::24]
     with pytest.raises(TwohopError, match="No wording is called"):
         study.open_questions(built, 0, "test", "none")
+
+
+def test_a_page_that_computes_something_else_is_told(opened):
+    engine = opened.engine("early")
+    pair = opened.pairs_of("early", "identify")[0]
+    recorded = Recorder(engine, opened.questions, "identify")
+    target, donor = recorded(pair.target), recorded(pair.donor, pair.target)
+    patched = [CrossPatch(target, donor, layer) for layer in (2, 3)]
+    right, wrong = engine.logits(patched)
+    opened.assert_same(right, right, engine, target, donor)
+    with pytest.raises(ControlFailed, match="do not agree: off by"):
+        opened.assert_same(wrong, right, engine, target, donor)
+    opened.assert_same(target.logits, target.logits, engine, target)  # An edit of nothing.

@@ -21,6 +21,7 @@ from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures.theme import ARM_OF_CONDITION
+from twohop_lib.interventions.agreement import farthest
 from twohop_lib.interventions.pairs import NothingLeft, Pair, Task, one_per_entity, pairs_for
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
@@ -269,8 +270,12 @@ class Study:
 
         ``ends`` are the undisturbed runs that the edit lies between. Raises ControlFailed.
         """
-        if not engine.close(fast, slow):
-            raise ControlFailed("The page's run and the library's do not agree.")
+        away = farthest(slow, [end.logits for end in ends])
+        held = engine.agreement(fast, slow, away)
+        # An edit that changes nothing leaves no run to be told from.
+        nothing = engine.close(slow, away)
+        if not (engine.close(fast, slow) if nothing else held.ok):
+            raise ControlFailed(f"The page's run and the library's do not agree: {held.words()}.")
 
     # --- records ---
 

@@ -14,7 +14,6 @@ from twohop_lib.readouts.layers import extremes
 from twohop_lib.readouts.selection import split_by_entities
 from twohop_lib.readouts.shares import share_table
 from twohop_lib.readouts.switch import NEVER, switch_words, to_the_top
-from twohop_lib.readouts.tables import joined
 from twohop_lib.stats import ENTITY
 
 #: Groups of fewer entities, or that answer less than this share by picture, are not compared.
