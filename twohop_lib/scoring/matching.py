@@ -1,95 +1,48 @@
 """Is an answer right? One rule of ours, and the two that came with published code.
 
-Our rule, ``twohop``, asks whether the answer *commits* to an accepted answer. In order:
+Our rule, ``twohop``, asks whether the answer *commits* to an accepted answer. It is a chain of
+named clauses, each a rewriting of text, so that any of them can be left out and what it earns be
+measured (:func:`ablation`):
 
-1. **Clean.** Only the model's own turn counts: text from the next turn marker on (``USER:``,
-   ``Q:``, a special token, a new question on its own line) goes, and so do reasoning blocks,
-   Markdown, LaTeX boxes and HTML entities. If a sentence says "the answer is …", reading starts
-   at the last such sentence. After a correction ("…, no, …", "wait", "I mean", "but it was") only
-   what follows counts, if that names something.
-2. **Words.** NFKC, case folded; accents folded in Latin, Greek, Cyrillic, Arabic and Hebrew only;
-   articles dropped; possessives and hyphens optional (*Spider-Man*, *Spiderman*); common nouns
-   (accepted answers in lower case, or the last word of one) match their plural in *-s*. Scripts
-   without spaces are read character by character, a run of Katakana as one word. Numbers become
-   values (*1,000,000*, *1 million*, *twenty-one*, *3.0*), with their unit if it is a known one;
-   dates become (year, month, day).
-3. **Match.** An accepted answer matches as whole words in order, on these terms:
+1. **Extraction** (:mod:`.final_answer`): the part of the reply that states the answer, without
+   reasoning, wrapping, further turns, and what was corrected.
+2. **Normalisation** (:mod:`.normal_form`): one spelling for accents, initials, numbers, dates,
+   units, plurals, in the reply and in what is accepted.
+3. **Marking**: each place where an accepted answer stands, as whole words, becomes ``@``. A person
+   may be named by first or last name alone, by initials, with or without middle names; a generic
+   word may be missing (*Everest* for *Mount Everest*), a number its unit, a date its day or month.
+4. **Striking**: a place that is part of a longer name (*South Sudan*), negated, compared (*near X*)
+   or conditional (*if it is X*) no longer counts.
+5. **Hedging**: what offers something else of the same kind beside a match is no answer.
 
-   - not as part of a longer name: no hyphen, no *New* or *South* before it, no other regnal number
-     or *Sr.* after it, and a place (country or large city, from CLDR) takes no further name
-     (*Paris Hilton*, *Mexico City*), only what contains it (*Paris, France*);
-   - a person may be given by the first or last name alone, by initials, and with or without middle
-     names, but not by different ones (*George W. Bush* is not *George H. W. Bush*);
-   - a generic word may be missing (*Everest* for *Mount Everest*), a capitalised acronym stands for
-     its expansion, a list (*red and white*) may come in any order;
-   - a number may lack its unit, a date its day or its day and month; nothing given may contradict;
-   - an internet domain with its dot (*.is*) matches as written, and no other domain may be given;
-   - *A*, *us* and other words that are also ordinary English words count only if they are all
-     that is said, or are written and set off as the answer is (*A.*, *US*).
-4. **Negation and comparison.** A match does not count within the scope of a negation (*not X*,
-   *X is not*, *neither*, *rather than X*, *I doubt*) or where X merely locates or compares (*near
-   X*, *400 km from X*, *larger than X*, *…, son of X*, *X's wife*). A scope ends with its clause.
-5. **Hedge.** The answer is wrong if it lists, beside a match, an alternative of the same kind that
-   is not accepted: joined by *or*, *and*, a slash or a comma, as a line or sentence of its own, or
-   as a further *maybe*. A comma list that climbs to a containing region is a place, not a list.
-
-What it does not do: know synonyms, translations, nationalities or places that are not listed as
-accepted; convert units; understand negation, hedges or number words in languages other than
-English; tell compounds in lower case apart (*sea lion* passes for *lion*); look at the question
-(*Obama* passes for any of that name, and all parts of *singer and actor* must be accepted); judge
-whether the explanation around a right answer is true.
-
-How texts become words is in :mod:`twohop_lib.scoring.words`, how turns become clauses in
-:mod:`twohop_lib.scoring.claims`.
+What it does not do: know synonyms, translations or nationalities; convert units; understand
+negations and hedges in other languages than English; look at the question (all parts of *singer and
+actor* must be accepted); judge whether the explanation around a right answer is true.
 """
 
 from __future__ import annotations
 
-import itertools
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
 import regex as re
+from babel import Locale
 
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.scoring.claims import CLAUSE_WORDS, Said, own_turn, read, stated
-from twohop_lib.scoring.words import (
-    ARTICLES,
-    AUX,
-    COMMON,
-    FOREIGN_ARTICLES,
-    FUNCTION,
-    GENERIC,
-    KIN,
-    MAYBE,
-    MODIFIERS,
-    NEGATORS,
-    PARTICLES,
-    PREPOSITIONS,
-    PRONOUNS,
-    SUFFIXES,
-    TITLES,
-    Name,
-    Phrase,
-    Token,
-    is_city,
-    is_place,
-    level,
-    members_of,
-    parse_name,
-    phrases,
-    same,
-    same_words,
-    word_set,
-)
+from twohop_lib.scoring.final_answer import EXTRACTION, PART, clean, final_answer
+from twohop_lib.scoring.normal_form import NORMALISATION, UNITS, any_of, normal
 
 Rule = Literal["twohop", "popvqa", "inclusion"]
 
 
-def matches(answer: str, accepted: Sequence[str], rule: Rule = "twohop") -> bool:
+def matches(
+    answer: str, accepted: Sequence[str], rule: Rule = "twohop", without: Collection[str] = ()
+) -> bool:
     """Whether ``answer`` is right, given the accepted answers and their aliases.
 
     Args:
@@ -98,15 +51,23 @@ def matches(answer: str, accepted: Sequence[str], rule: Rule = "twohop") -> bool
         rule: ``twohop`` (ours); ``popvqa`` and ``inclusion`` emulate the released scoring of
             Cohen et al. 2025 (arXiv 2412.14133) and Ashok et al. 2025 (2508.18297), defects
             included.
+        without: clauses of ours to leave out, of :data:`CLAUSES`.
 
     Raises:
-        TwohopError: unknown rule, or nothing accepted.
+        TwohopError: unknown rule or clause, or nothing accepted.
     """
     if rule not in get_args(Rule):
         raise TwohopError(f"There is no scoring rule {rule!r}; {suggest(rule, get_args(Rule))}.")
     if isinstance(accepted, str) or not any(str(a).strip() for a in accepted):
         raise TwohopError("Give a list of at least one accepted answer that is not blank.")
-    return {"twohop": _twohop, "popvqa": _popvqa, "inclusion": _inclusion}[rule](answer, accepted)
+    for name in without:
+        if name not in CLAUSES:
+            raise TwohopError(f"There is no clause {name!r}; {suggest(name, tuple(CLAUSES))}.")
+    if rule == "popvqa":
+        return _popvqa(answer, accepted)
+    if rule == "inclusion":
+        return _inclusion(answer, accepted)
+    return _twohop(answer, tuple(a for a in accepted if a.strip()), frozenset(without))
 
 
 # ---- the published rules ---------------------------------------------------------------------
@@ -128,530 +89,322 @@ def _inclusion(answer: str, accepted: Sequence[str]) -> bool:
     return any(a.lower() in said or said in a.lower() for a in accepted)
 
 
-# ---- where an answer says a phrase -----------------------------------------------------------
+# ---- what is accepted ------------------------------------------------------------------------
 
-Span = tuple[int, int]
+_MODIFIERS = (
+    "New|North|South|East|West|Northern|Southern|Eastern|Western|Central|Papua|Equatorial|Saint|San"
+    "|American|British|Democratic|Upper|Lower"
+)
+_GENERIC = (
+    "mount|mountain|mt|lake|river|sea|ocean|bay|gulf|desert|island|isle|tower|bridge|palace|castle"
+    "|museum|gallery|church|cathedral|temple|university|college|school|park|airport|stadium|hotel"
+    "|company|corporation|corp|inc|ltd|group|band|prize|house|language|republic|kingdom|music"
+)
+#: Words that are also a code, a letter or a name.
+_COMMON = frozenset(
+    "a all am and any are as at be by can do for go he her his how i if in is it its may me must my "
+    "no not of on one or our out she so that them they this to top try us was we what when where "
+    "which who why will you your".split()
+)
+_CONTINENTS = frozenset("africa asia europe america oceania antarctica".split())
 
-#: Characters that may stand next to a Chinese or Japanese match without making it another word.
-_FREE_HAN = "是在为為叫由于於的和与與有了国國市省県州都府区"
-_OPTION = word_set("option choice letter")
-_COMPARED = re.compile(
-    r"(?:\b(?:near|nearby|outside|beside|than|unlike|opposite|resembl\w+|excluding|except)"
-    r"|\b(?:close|next|similar|adjacent|compared|opposed|prior) to"
-    r"|\b(?:instead|suburb|outskirts) of|\bexcept for|\b(?:apart|aside|different|far) from"
-    r"|(?<!\bin )\b(?:north|south|east|west)\w* of"
-    r"|\b(?:km|kilomet\w+|miles?|hours?|minutes?) (?:away )?from"
-    rf"|, (?:his |her )?(?:\w+ )?(?:{'|'.join(sorted(KIN))}) of)"
-    r"(?: (?:in|from|city|town|of|mr|king|queen|lord|lady|sir))* $",
-    re.I,
+
+@lru_cache(maxsize=1)
+def _regions() -> dict[str, bool]:
+    """Countries and wider regions (CLDR) in normal form and lower case: is it a country?"""
+    named = {re.sub(r" \(.*|&", "", n): not c.isdigit() for c, n in Locale("en").territories.items()}
+    named |= dict.fromkeys(("USA", "US", "UK", "UAE"), True)
+    return {normal(name).lower(): country for name, country in named.items()}
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Accepted answers, ready to be looked for."""
+
+    kind: str  # "number", "name" or "word"
+    place: str  # "continent", "country" or ""
+    common: bool  # words of any sentence
+    exact: frozenset[str]
+    patterns: tuple[re.Pattern[str], ...]
+    people: tuple[tuple[str, ...], ...]
+
+
+@lru_cache(maxsize=4096)
+def _wanted(accepted: tuple[str, ...], without: frozenset[str]) -> _Wanted:
+    texts = [clean(a) for a in accepted]
+    normals = [n for t in texts if (n := normal(t, without))]
+    forms = set(normals)
+    for name, clause in FORMS.items():
+        forms |= set() if name in without else {f for n in normals for f in clause(n)}
+    low = {f.lower() for f in forms}
+    kind = "name" if any(f[:1].isupper() or f[:1] == "." for f in forms) else "word"
+    kind = "number" if normals and re.match(r"-?\d", normals[0]) else kind
+    continent = any(f.split()[-1] in _CONTINENTS for f in low)
+    place = "continent" if continent else "country" if any(map(_regions().get, low)) else ""
+    shown = (f.lstrip(".") for f in (*forms, *texts))
+    names = [n for t in texts if t[:4] != "The " and _is_person(n := normal(t, without))]
+    return _Wanted(
+        kind,
+        place,
+        low <= _COMMON,
+        frozenset(map(_squeezed, shown)),
+        tuple(_pattern(f, f in normals) for f in sorted(forms, key=len, reverse=True)),
+        tuple(tuple(n.split()) for n in names),
+    )
+
+
+def _squeezed(text: str) -> str:
+    """A text's letters, digits and signs of value, as one word without case."""
+    return re.sub(r"[^\w.+#$€£¥%-]|_|(?<!^)[.-](?!\d)", "", text).casefold()
+
+
+def _pattern(form: str, as_accepted: bool) -> re.Pattern[str]:
+    """Where a form stands as whole words; a date as it is accepted may be given more exactly."""
+    number, _, unit = form.partition(" ")
+    if re.fullmatch(r"-?[\d.]+", number) and unit in UNITS - {"bc"}:
+        others = any_of(UNITS - {unit})
+        return re.compile(rf"(?<!\S){number}(?: {re.escape(unit)}(?!\S)|(?!\S)(?! (?:{others})(?!\S)))")
+    if re.fullmatch(r"-?[\d.]+|\d{3,4}-\d\d", form):
+        exact = r"(?:-\d\d)*" if as_accepted else ""
+        return re.compile(rf"(?<!\S){form}{exact}(?!\S)(?! bc\b)")
+    body = r"(?: (?:[-,.] )?)?".join(map(re.escape, form.split()))
+    more = r"(?: - \p{Lu}\S*)?" if " " in form else ""  # Knowles-Carter
+    code = form.isupper() and len(form) <= 4 or form.lower() in _COMMON
+    return re.compile(rf"(?<!\S){body}{more}(?!\S)", 0 if code else re.I)
+
+
+def _without_generic(form: str) -> set[str]:
+    """*Everest* for *Mount Everest*, *Louvre* for *Louvre Museum*."""
+    bare = rf"^(?:{_GENERIC}) (?:of )?(?=\p{{Lu}})|(?<=\w) (?:{_GENERIC})$"
+    core = re.sub(bare, "", form, flags=re.I)
+    apart = " of " in form or re.fullmatch(rf"(?:{_MODIFIERS}|United).*", core)
+    return set() if apart or not core[:1].isupper() else {core}
+
+
+def _date_in_part(form: str) -> set[str]:
+    """The year, and the month of the year, of a date."""
+    return {form[:k] for k in (4, 7) if re.fullmatch(r"\d{4}-\d\d(?:-\d\d)?", form)}
+
+
+FORMS: dict[str, Callable[[str], set[str]]] = {
+    "generic words": _without_generic,
+    "dates in part": _date_in_part,
+}
+
+# ---- people ----------------------------------------------------------------------------------
+
+_TITLES = (
+    "Mr|Mrs|Ms|Dr|Prof|Professor|Sir|Dame|Lord|Lady|King|Queen|Prince|Princess|President|Pope|Saint"
+    "|Emperor|Empress|Duke|Duchess|Count|General|Senator|Chancellor|Minister|Mayor|Captain"
+)
+_PARTICLES = "van|von|der|den|de|da|di|del|du|la|le|bin|ibn|al"
+_RUN = re.compile(
+    r"(?<!\S)\p{Lu}[^\s\p{P}]*"
+    rf"(?: (?:(?:{_PARTICLES}) )*(?:- )?(?:\p{{Lu}}[^\s\p{{P}}]*|\d+(?!\S)))*(?: , [JS]r)?(?!\S)"
 )
 
 
-def _spans(said: Said, phrase: Phrase) -> Iterator[Span]:
-    """Where an answer says a phrase, denied or not."""
-    for i in range(len(said)) if phrase.tokens else ():
-        j = _end(said, i, phrase)
-        if (
-            j
-            and not _within_longer(said, i, j, phrase)
-            and (not phrase.exact_case or all(t.raw.isupper() for t in said.tokens[i:j]))
-            and (not _is_common(phrase) or _set_off(said, i, j, phrase))
-        ):
-            yield i, j
-    if phrase.name:
-        yield from _person_spans(said, phrase.name)
-    if phrase.acronym:
-        yield from _expansions(said, phrase.acronym)
+def _is_person(form: str) -> bool:
+    """Whether a name looks like a person's: two to six capitalised words, none of them generic."""
+    return (
+        2 <= len(form.split()) <= 6
+        and all(re.fullmatch(rf"\p{{Lu}}.*|{_PARTICLES}|\d+", w) for w in form.split())
+        and not re.search(rf"^(?:{_MODIFIERS}) |\bUnited\b|\b(?i:{_GENERIC})\b", form)
+        and form.lower() not in _regions()
+    )
 
 
-def _end(said: Said, at: int, phrase: Phrase) -> int:
-    """Where the phrase ends if it starts at word ``at``, else 0."""
-    wanted, end = phrase.tokens, at + len(phrase.tokens)
+def _mark_people(said: str, want: _Wanted) -> str:
+    def mark(m: re.Match[str]) -> str:
+        return "@" if any(_same_person(w, m[0].split()) for w in want.people) else m[0]
 
-    def joins(k: int) -> bool:
-        gap, own = said.tokens[at + k].gap.strip(), wanted[k].gap.strip()
-        return said.linked(at + k) or gap == own or ("," in own and gap in ("", ","))
-
-    if end <= len(said) and all(
-        same(w, said.tokens[at + k]) and (k == 0 or joins(k)) for k, w in enumerate(wanted)
-    ):
-        return end
-    return 0 if any(t.numeric for t in wanted) else _end_joined(said, at, wanted)
+    return _RUN.sub(mark, said) if want.people else said
 
 
-def _end_joined(said: Said, at: int, wanted: Sequence[Token]) -> int:
-    """The same for words joined or split otherwise: Spiderman, U.K., and ParisParis."""
-    target, joined = "".join(t.word for t in wanted), ""
-    for k in range(at, len(said)):
-        if not said.words[k] or (k > at and not said.linked(k)):
-            return 0
-        joined += said.words[k]
-        if joined == target:
-            letters = all(len(t.raw) == 1 for t in said.tokens[at : k + 1])
-            return k + 1 if len(target) > 3 or len(wanted) > 1 or letters else 0
-        if not target.startswith(joined):
-            repeated = len(target) > 3 and re.fullmatch(rf"(?:{re.escape(target)})+", joined)
-            return k + 1 if repeated else 0
-    return 0
+def _name(words: Sequence[str]) -> tuple[list[str], str, str]:
+    """Given names, last name and suffix, in lower case, initials apart and particles dropped."""
+    words = [w for w in words if w not in "-,"]
+    suffix = words.pop() if len(words) > 1 and re.fullmatch(r"\d+|[JS]r|I", words[-1]) else ""
+    initials = [p for w in words for p in (w if w.isupper() and len(w) < 4 else [w])]
+    kept = [w.lower() for w in initials if not re.fullmatch(_PARTICLES, w, re.I)]
+    return kept[:-1], (kept or [""])[-1], suffix.replace("Jr", "")
 
 
-def _within_longer(said: Said, i: int, j: int, phrase: Phrase) -> bool:
-    """Whether words i to j are part of a longer name or word, and so say something else."""
-    t, first = said.tokens, said.tokens[i]
-    if re.match(r"\p{Han}|\p{Katakana}", first.raw):
-        sides = [t[k].raw for k in (i - 1, j) if 0 <= k < len(said) and not t[max(k, i)].gap]
-        return any(re.match(r"\p{Han}", s) and s not in _FREE_HAN for s in sides)
-    before = t[i - 1] if said.linked(i) else None
-    after = t[j] if said.linked(j) else None
-    if said.hyphen(i) or (said.hyphen(j) and t[j].word not in ("based", "born", "style")):
-        return True
-    if first.numeric:
-        return False
-    if _possessive_of(said, j) or (after and _other_suffix(said, i, j, phrase)):
-        return True
-    proper = phrase.tokens[0].capital or first.capital
-    if before and (before.capital or not said.cased):
-        if proper and said.words[i - 1] in MODIFIERS:
-            return True
-        if before.word == "african" and first.raw.isupper():  # the West African CFA franc
-            return True
-        if before.capital and first.word in GENERIC and before.word not in FUNCTION:
-            return True
-    return is_place(t[i:j]) and (_extends_left(said, i) or _extends_right(said, i, j))
-
-
-def _possessive_of(said: Said, j: int) -> bool:
-    """Whether a match that ends at j only says whose relative or mayor is meant."""
-    own = said.tokens[j - 1].raw.lower().endswith(("'s", "s'"))
-    return own and j < len(said) and said.words[j] in KIN | TITLES
-
-
-def _other_suffix(said: Said, i: int, j: int, phrase: Phrase) -> bool:
-    """Whether a regnal number or "Sr." after a name makes it another one's ("Jr." does not)."""
-    suffix = SUFFIXES.get(said.words[j], "jr")
-    if suffix == "jr" or not phrase.tokens[0].capital or said.words[j - 1] in SUFFIXES:
-        return False
-    speaks = said.words[j + 1 : j + 2] and said.words[j + 1] in AUX | _SPEAKING
-    return (said.tokens[j].capital or not said.cased) and not (suffix == "i" and speaks)
-
-
-_SPEAKING = word_set("think believe guess say know see")
-
-
-def _names_more(said: Said, k: int) -> bool:
-    """Whether word k would lengthen the name of a place beside it."""
-    t = said.tokens[k]
-    matters = t.capital if said.cased or t.capital else len(said) <= 3
-    ordinary = FUNCTION | FOREIGN_ARTICLES | CLAUSE_WORDS
-    return bool(said.words[k]) and matters and said.words[k] not in ordinary
-
-
-def _extends_left(said: Said, i: int) -> bool:
-    if not said.linked(i) or not _names_more(said, i - 1):
-        return False
-    opens = said.breaks[i - 1] and said.cased and said.words[i - 1].endswith(("ly", "ing"))
-    return not opens and said.words[i - 1] != said.words[i]
-
-
-def _extends_right(said: Said, i: int, j: int) -> bool:
-    if not said.linked(j) or not _names_more(said, j) or said.words[j] == said.words[i]:
-        return False
-    if said.words[j] == "city":
-        return not is_city(said.tokens[i:j])
-    return not any(level(said.tokens[j : j + n]) for n in (1, 2, 3))
-
-
-def _is_common(phrase: Phrase) -> bool:
-    """Whether a phrase is a letter, or words that occur in any English sentence."""
-    words = [t.word for t in phrase.tokens if t.forms and t.value is None]
-    if len(words) < len(phrase.tokens):
-        return False
-    letter = len(words) == 1 and len(words[0]) == 1 and words[0].isascii()
-    return letter or all(w in FUNCTION | NEGATORS for w in words)
-
-
-def _set_off(said: Said, i: int, j: int, phrase: Phrase) -> bool:
-    """Whether such a word is meant as the answer: all that is said, or written and set off so."""
-    rest = said.words[:i] + said.words[j:]
-    if all(w in FUNCTION | _OPTION for w in rest) and (
-        said.tokens[i].capital or not rest or not said.cased
-    ):
-        ends = said.breaks[j] or said.words[j] in CLAUSE_WORDS
-        return ends or (said.words[j] in AUX and said.words[i] != "i")
-    raw = " ".join(t.raw for t in said.tokens[i:j])
-    if raw.replace(".", "") != phrase.text.replace(".", "") or not raw.isupper():
-        return raw == phrase.text and len(phrase.tokens) > 1
-    if len(raw) > 1:
-        return said.cased or len(said) < 4
-    marked = j == len(said) or bool(re.match(r"\s*[.:),;\]–—-]", said.tokens[j].gap))
-    named = i > 0 and said.words[i - 1] in _OPTION
-    return marked or named or (said.cased and raw not in "AI")
-
-
-# ---- people and acronyms ---------------------------------------------------------------------
-
-
-def _in_name(said: Said, k: int) -> bool:
-    """Whether word k could be part of a name."""
-    if not said.words[k]:
-        return False
-    ordinary = FUNCTION | CLAUSE_WORDS
-    if not any(t.capital for t in said.tokens):
-        return said.words[k] not in ordinary | NEGATORS
-    if said.tokens[k].capital:
-        will = said.words[k] in ("will", "may") and k + 1 < len(said) and said.tokens[k + 1].capital
-        return said.words[k] not in ordinary or len(said.tokens[k].raw) == 1 or will
-    return said.words[k] in PARTICLES and k + 1 < len(said) and said.tokens[k + 1].capital
-
-
-def _names(said: Said) -> list[Span]:
-    """Maximal runs of words that could be one name, titles before it left out."""
-    runs: list[Span] = []
-    k = 0
-    while k < len(said):
-        start = k
-        while k < len(said) and _in_name(said, k) and (k == start or said.linked(k)):
-            k += 1
-        if k > start:
-            while start < k - 1 and said.words[start] in TITLES:
-                start += 1
-            runs.append((start, k))
-        else:
-            k += 1
-    return runs
-
-
-def _person_spans(said: Said, want: Name) -> Iterator[Span]:
-    """Where an answer names a person, in part or in other words than accepted."""
-    runs = _names(said)
-    for (i, j), after in itertools.zip_longest(runs, runs[1:]):
-        if said.hyphen(i) or said.hyphen(j) or _possessive_of(said, j):
-            continue
-        if _same_person(want, said.tokens[i:j]):
-            yield i, j
-        elif after and after[0] == j and said.has(j, ","):  # Smith, John
-            given = said.tokens[j : after[1]]
-            if same_words(given[:1], want.first) and _same_person(want, given + said.tokens[i:j]):
-                yield i, after[1]
-
-
-def _same_person(want: Name, said: Sequence[Token]) -> bool:
+def _same_person(want: Sequence[str], said: Sequence[str]) -> bool:
     """Whether a name is that person's, given what it leaves out or abbreviates."""
-    got = parse_name(said)
-    if got is None or (got.suffix != want.suffix and {got.suffix, want.suffix} != {"", "jr"}):
+
+    def like(a: str, b: str) -> bool:
+        return a == b or (min(len(a), len(b)) == 1 and a[0] == b[0])
+
+    while len(said) > 1 and re.fullmatch(_TITLES, said[0]):
+        said = said[1:]
+    given, last, suffix = _name(want)
+    got, got_last, got_suffix = _name(said)
+    if got_suffix != suffix and (got or got_suffix):
         return False
-    words = (*got.first, *got.middle, *got.last)
-    surname = tuple(w for w in want.last if w not in PARTICLES)
-    if words == want.last and len(words) > 1:
-        return True
-    if words in (want.first, want.last, surname):
-        distinct = not set(words) & (COMMON | TITLES) and not is_place(said)
-        return distinct and len("".join(words)) > 1
-    if len(words) > 1 and words == (*want.middle, *want.last)[-len(words) :]:
-        return True
-    if got.last not in (want.last, surname):
+    if not got:
+        return len(got_last) > 1 and got_last in (last, *given[:1])
+    if got_last != last or not given:
         return False
-    if _abbreviates(got.first[0], want.first[0]):
-        shorter = not got.middle or not want.middle
-        return shorter or (
-            len(got.middle) == len(want.middle) and all(map(_abbreviates, got.middle, want.middle))
-        )
-    # "JF Kennedy": initials written together.
-    together = not got.middle and said[0].raw.isupper() and len(said[0].raw) > 1
-    return together and got.first[0] == "".join(w[0] for w in want.first + want.middle)
+    if not like(got[0], given[0]):
+        return got == given[-len(got) :]
+    fewer = len(got) == 1 or len(given) == 1
+    return fewer or (len(got) == len(given) and all(map(like, got, given)))
 
 
-def _abbreviates(a: str, b: str) -> bool:
-    return a == b or (min(len(a), len(b)) == 1 and a[0] == b[0])
+# ---- which places count ----------------------------------------------------------------------
+
+_W = r"(?:(?![@,;:.!?()\n=|]|but\b)\S+ )"  # a word within a clause
+_NEGATORS = (
+    r"not|no|never|neither|nor|cannot|without|except|excluding|unlike|hardly|doubt|rather than"
+    r"|instead of|opposed to|less likely|unlikely|anything but|whether|wrong|confused with"
+    r"|mistaken for|formerly|previously|used to be|until \S+ it was"
+    r"|(?:many|most|some)(?: people)? (?:think|believe|assume|say)"
+)
+_BE = "(?:is|are|was|were|be|do|does|did|has|had|can|could|would|should|must|cannot)"
+_KIN = (
+    "(?:son|daughter|child|father|mother|brother|sister|husband|wife|widow|spouse|partner|friend"
+    "|student|pupil|follower|successor|nephew|uncle|aunt)"
+)
 
 
-def _expansions(said: Said, acronym: str) -> Iterator[Span]:
-    """Where capitalised words spell an accepted acronym with their initials."""
-    for i in range(len(said)):
-        letters, j = "", i
-        while j < len(said) and len(letters) < len(acronym) and (j == i or said.linked(j)):
-            if said.tokens[j].capital and said.words[j]:
-                letters += said.words[j][0]
-            elif j == i or said.words[j] not in ("of", "and", "for", "in"):
-                break
-            j += 1
-        inside = (said.linked(i) and _in_name(said, i - 1)) or (
-            said.linked(j) and said.tokens[j].capital
-        )
-        if letters == acronym and j - i >= len(acronym) and not inside:
-            yield i, j
+def _strike(pattern: str) -> Callable[[str, _Wanted], str]:
+    compiled = re.compile(pattern, re.I)
+    return lambda said, want: compiled.sub(lambda m: m[0].replace("@", "§"), said)
 
+
+def _longer(said: str, want: _Wanted) -> str:
+    if want.kind != "name":
+        return said
+    before = "South" if want.place == "continent" else _MODIFIERS
+    more = r"City|State|\d+" if want.place == "country" else r"State|\d+"
+    said = re.sub(rf"(?<!\S)(?:{before}) (?:- )?@", "§", said)
+    return re.sub(rf"@(?= (?:- \p{{L}}|(?:{more})(?!\S)))", "§", said)
+
+
+def _set_off(said: str, want: _Wanted) -> str:
+    return re.sub(r"@(?= (?!is |because |and |or )\p{Ll})", "§", said) if want.common else said
+
+
+STRIKES: dict[str, Callable[[str, _Wanted], str]] = {
+    "part of a longer name": _longer,
+    "a common word": _set_off,
+    "not X": _strike(rf"(?<!\S)(?:{_NEGATORS}) {_W}{{0,8}}@(?: (?:or|nor) @)*"),
+    "X is not": _strike(
+        rf"@ {_BE} (?:\S+ )?(?:not|never)(?!\S)(?! (?:to be )?confused)(?! {_W}{{0,8}}, but)"
+        rf"|@ (?:{_BE} (?:\S+ )?)?(?:not|wrong|incorrect|false)(?!\S)(?= [,.;]|$| right)"
+    ),
+    "near X": _strike(
+        r"(?<!\S)(?:near|nearby|outside|than|like|after|(?:km|kilometer|mile|far|different) from"
+        rf"|similar to|(?<!in )(?:north|south|east|west) of) {_W}{{0,2}}@"
+        rf"|, (?:{_W}{{0,2}})?{_KIN} of {_W}{{0,2}}@"
+    ),
+    "if X": _strike(rf"(?<!\S)if (?!I (?:had|have) to){_W}{{0,8}}@"),
+}
 
 # ---- hedges ----------------------------------------------------------------------------------
 
-_JOINERS = word_set("or and nor vs")
-_COMPANY = word_set("inc ltd llc phd md esq")
+_MAYBE = "(?:maybe|perhaps|possibly|could|might|may)"
+_POLITE = re.compile(r"\W*(?:of )?(?:sure|yes|no|ok|okay|well|so|hmm|step|certainly|hi)\b", re.I)
 
 
-def _hedged(said: Said, spans: Sequence[Span], good: Sequence[Span]) -> bool:
-    """Whether an answer offers something that is not accepted beside what is."""
-    # The first match of a clause is what the clause is about; what follows in it describes.
-    heads = {said.clause[i]: (i, j) for i, j in sorted(good, reverse=True)}
-    whole = [(i, max(b for a, b in spans if a <= i < b)) for i, _ in heads.values()]
-    covered = {k for i, j in spans for k in range(i, j)}
-    return any(
-        _beside(said, (min(a for a, b in spans if a <= i < b), j), covered, step)
-        for i, j in whole
-        for step in (1, -1)
-    ) or _maybe_else(said, _kind(said, good[0][0]), covered)
+def _other(want: _Wanted) -> str:
+    """What an answer of the same kind looks like."""
+    if want.kind == "number":
+        return r"-?\d\S*"
+    return r"\p{L}\S*" if want.kind == "word" else r"(?:\p{Lu}\S*|\.\p{L}+)(?: \p{Lu}\S*){0,3}"
 
 
-def _kind(said: Said, i: int) -> str:
-    """What sort of answer begins at word i; without capitals, names look like words."""
-    t = said.tokens[i]
-    if t.numeric:
-        return "number"
-    if t.capital:
-        return "name"
-    return "word" if said.cased else "any"
+def _or_else(said: str, want: _Wanted) -> bool:
+    """Whether another answer is joined to a match by *or*, *and*, a slash."""
+    other, either = _other(want), r"(?:or|/|\||vs|to|–|-)" if want.kind == "number" else r"(?:or|/|\||vs)"
+    maybe = r"(?:(?:perhaps|maybe|possibly|else|even|also) )?"
+    found = rf"@ (?:[,.;(] )?{either} {maybe}{other}|{other} (?:[,.] )?{either} {maybe}(?:[^\s\p{{Lu}}@]+ )?@"
+    if want.kind != "word":
+        also = "(?:and|along with|as well as)"
+        found += rf"|@ (?:, )?{also} {other}|{other} (?:, )?{also} @"
+    return bool(re.search(found, said))
 
 
-def _maybe_else(said: Said, kind: str, covered: Collection[int]) -> bool:
-    """Whether a clause of its own says "maybe" or "it could be" of something else."""
-    for _, group in itertools.groupby(range(len(said)), key=lambda k: said.clause[k]):
-        inside = list(group)
-        maybe = next((k for k in inside if said.words[k] in MAYBE), None)
-        if maybe is None or any(said.denied[k] or k in covered for k in inside):
-            continue
-        rest = [said.tokens[k] for k in inside if k > maybe and said.words[k] not in FUNCTION]
-        numeric, short = any(t.numeric for t in rest), 0 < len(rest) <= 3
-        if kind == "number":
-            found = numeric
-        elif kind == "name":
-            found = short and any(t.capital for t in rest)
-        else:
-            found = 0 < len(rest) <= 2 and not numeric
-        if found:
+def _listed(said: str, want: _Wanted) -> bool:
+    """Whether a match is an item of a list; *Paris, France* and *Ulm, Württemberg* are places."""
+    item, country = _other(want), want.place == "country"
+    after = re.search(rf"@ ([,;\n]) ({item})(?: [,;\n] (?:and |or )?({item}))*(?= [,;.\n]|$)", said)
+    if after and (want.kind != "name" or after[3] or after[1] != "," or country):
+        if country or (after[3] or after[2]).lower() not in _regions():
             return True
-    return False
-
-
-def _beside(said: Said, span: Span, covered: Collection[int], step: int) -> bool:
-    """Whether the list that a match stands in offers an alternative, to its right or left.
-
-    Items that are matches themselves, or places that contain one another, are passed over.
-    """
-    kind, bare = _kind(said, span[0]), _bare(said, span)
-    inner = _without_lead(said, span)
-    in_place = span[0] > 0 and said.words[span[0] - 1] in ("in", "at")
-    edge = span[1] if step > 0 else span[0]
-    while (found := _next_item(said, edge, step, bare)) is not None:
-        item, joined = found
-        edge = item[1] if step > 0 else item[0]
-        words = _without_lead(said, item)
-        if covered & set(range(*item)):
-            inner = words
-            continue
-        if any(said.denied[k] for k in range(*item)):
-            return False
-        nested = _contains(words, inner) or _contains(inner, words)
-        if (nested and joined in (",", ".")) or said.words[item[0]] in {*SUFFIXES, *_COMPANY}:
-            inner = words
-            continue
-        if not _alternative(said, item, kind, step, joined):
-            return False
-        # "born in Ulm, Württemberg" is a place, "in Ulm, Munich, Bern" a list.
-        listed = said.has(edge, ",、،") if 0 < edge < len(said) else False
-        return not (joined == "," and in_place and step > 0 and not listed)
-    return False
-
-
-def _next_item(said: Said, edge: int, step: int, bare: bool) -> tuple[Span, str] | None:
-    """The list item next to word ``edge``, and what joins it: "or", "and", "/", "," or "."."""
-    n = len(said)
-    if (end := _range_end(said, edge, step)) is not None:
-        return (end, end + 1), "to"
-    if step > 0:
-        opened = said.has(edge, "(") and not said.has(edge, ")")
-        if opened and said.words[edge] not in _JOINERS:  # a gloss in brackets
-            edge += 1
-            while edge < n and not said.has(edge, ")"):
-                edge += 1
-    else:
-        led = ARTICLES | PREPOSITIONS | MAYBE | {"either", "also", "be", "it", "is"}
-        while (
-            edge > 0
-            and not said.breaks[edge]
-            and not said.has(edge, ",/|、،")
-            and (said.words[edge - 1] in led)
-        ):
-            edge -= 1
-    if not 0 < edge < n:
-        return None
-    beyond = edge if step > 0 else edge - 1
-    joined = ""
-    if said.words[beyond] in _JOINERS and (step > 0 or not said.breaks[edge]):
-        joined = said.words[beyond]
-    elif said.has(edge, "/|"):
-        joined = "/"
-    elif said.has(edge, ",、،"):
-        joined = ","
-    elif bare and said.breaks[edge] and said.has(edge, ";.!?\n…。।"):
-        joined = "."
-    if not joined or (said.breaks[edge] and joined in (",", "/")):
-        return None
-    start = beyond + step if joined in _JOINERS else beyond
-    i = j = start if step > 0 else start + 1
-    while 0 <= (k := j if step > 0 else i - 1) < n and said.words[k] not in _JOINERS:
-        cut = k if step > 0 else k + 1
-        if i != j and (said.breaks[cut] or said.has(cut, ",/|、،")):
-            break
-        i, j = (i, j + 1) if step > 0 else (i - 1, j)
-    return ((i, j), joined) if i < j else None
-
-
-def _range_end(said: Said, edge: int, step: int) -> int | None:
-    """The other end of a range of numbers (1939 to 1945, 1939 – 1945) that one end is at edge."""
-    own, other = (edge - 1, edge) if step > 0 else (edge, edge - 1)
-    if 0 <= other < len(said) and said.words[other] == "to":
-        other += step
-    elif not said.has(max(own, other), "-–—"):
-        return None
-    if not 0 <= other < len(said):
-        return None
-    return other if said.tokens[own].numeric and said.tokens[other].numeric else None
-
-
-def _alternative(said: Said, item: Span, kind: str, step: int, joined: str) -> bool:
-    """Whether a list item is an answer of the same kind as the match it is listed with."""
-    i, j = item
-    loose = joined in ("or", "/") or any(said.words[k] in MAYBE for k in range(i, j))
-    article = said.tokens[i].article
-    if joined == "." and (j - i > 3 or FUNCTION & set(said.words[i + 1 : j]) or said.has(j, ":")):
+    before = re.search(rf"(?:^|[,;:\n.] |of )({item}) [,;\n] (?:and |or )?@(?= [,;.\n]|$)", said)
+    if not before or _POLITE.match(before[0]):
         return False
-    if joined == "and" and step > 0 and said.words[i] in PRONOUNS | AUX:
-        return False
-    lead = FUNCTION if loose else FUNCTION - PREPOSITIONS
-    while (
-        i < j
-        and (said.words[i] in lead or (said.words[i].endswith("ly") and not said.tokens[i].capital))
-        and not said.tokens[i].raw.isupper()
-    ):
-        i += 1
-    words = said.tokens[i:j]
-    if not words:
-        return False
-    if kind == "number":
-        return words[0 if step > 0 else -1].numeric and len(words) <= 3
-    if any(t.numeric for t in words):
-        return False
-    if joined == "," and article and len(words) > 1:  # a wolf, a fierce animal
-        return False
-    if kind == "name":
-        if loose:
-            near = words[0 if step > 0 else -1]
-            return near.capital and (near.word not in FUNCTION or near.raw.isupper())
-        titled = words[0].word in TITLES and len(words) > 2
-        named = all(t.capital or t.word in PARTICLES | {"of"} for t in words)
-        return named and not titled and len(words) <= 4
-    longest = 3 if loose else 1 if joined == "and" else 2
-    ordinary = FUNCTION | NEGATORS | CLAUSE_WORDS
-    plain = len(words) <= longest and not any(t.word in ordinary for t in words)
-    return plain and (kind == "any" or loose or not words[0].capital)
+    return not want.place or _regions().get(before[1].lower(), False)
 
 
-def _without_lead(said: Said, item: Span) -> Sequence[Token]:
-    return [said.tokens[k] for k in range(*item) if said.words[k] not in PREPOSITIONS]
+def _maybe(said: str, want: _Wanted) -> bool:
+    """Whether "it could be" something else, in the sentence of a match or after it."""
+    maybe = rf"(?<!\S)(?i:{_MAYBE}) (?:also )?(?:be )?(?:in )?{_other(want)}"
+    before = rf"{maybe} {_W}{{0,8}}(?:[,(] {_W}{{0,8}}){{0,2}}@"
+    return bool(re.search(before, said) or re.search(maybe, said[said.index("@") :]))
 
 
-def _contains(inner: Sequence[Token], outer: Sequence[Token]) -> bool:
-    """Whether ``outer`` is a region of a wider kind than ``inner``, as far as names tell."""
-    return level(outer) > level(inner) or (level(outer) == 2 and is_city(inner))
+def _ifs(said: str, want: _Wanted) -> bool:
+    return len(re.findall(r"(?<!\S)if(?!\S)", said, re.I)) > 1
 
 
-def _bare(said: Said, span: Span) -> bool:
-    """Whether a match is all of its sentence or line, but for what leads to it."""
-    i, j = span
-    while not said.breaks[i]:
-        i -= 1
-    while not said.breaks[j]:
-        j += 1
-    outside = (*range(i, span[0]), *range(span[1], j))
-    return all(said.words[k] in FUNCTION | TITLES for k in outside if said.tokens[k].forms)
-
+HEDGES: dict[str, Callable[[str, _Wanted], bool]] = {
+    "X or Y": _or_else,
+    "X, Y, Z": _listed,
+    "maybe Y": _maybe,
+    "if …, if …": _ifs,
+}
 
 # ---- the verdict -----------------------------------------------------------------------------
 
-_YES_NO = {"yes": 1, "yeah": 1, "yep": 1, "true": 1, "correct": 1, "no": 0, "nope": 0, "false": 0}
+MARKING = ("people", "lower case")
+#: Every clause of our rule by name, with the part of the rule that it belongs to.
+CLAUSES: dict[str, str] = {
+    name: part
+    for part, names in (
+        ("extraction", EXTRACTION),
+        ("normalisation", NORMALISATION),
+        ("marking", (*FORMS, *MARKING)),
+        ("striking", STRIKES),
+        ("hedging", HEDGES),
+    )
+    for name in names
+}
 
 
-#: An internet domain written with its dot; many are ordinary words without it.
-_DOMAIN = re.compile(r"(?<![\w.])\.[a-z]{2,6}\b(?!\.\w)")
-
-
-def _twohop(answer: str, accepted: Sequence[str]) -> bool:
-    text = own_turn(answer)
-    shown = [own_turn(a) for a in accepted if a.strip()]
-    if not re.search(r"\w", text):
-        return bool(text) and text in shown
-    if _trimmed(text) in map(_trimmed, shown):
+def _twohop(answer: str, accepted: tuple[str, ...], without: frozenset[str]) -> bool:
+    want = _wanted(accepted, without)
+    text = final_answer(answer, without)
+    said = normal(text, without)
+    if {*map(_squeezed, [*text.split(PART), *said.split(PART)])} & want.exact - {""}:
         return True
-    given = set(_DOMAIN.findall(text.lower()))
-    if given and any(_DOMAIN.fullmatch(a.lower()) for a in shown):
-        denied = any(re.search(rf"\bnot (?:\w+ )*{re.escape(d)}\b", text.lower()) for d in given)
-        return given <= {a.lower() for a in shown} and not denied
-    wanted = [p for a in shown for p in phrases(a)]
-    if all(len(p.tokens) == 1 and p.tokens[0].word in _YES_NO for p in wanted):
-        return _polarity(text) in {_YES_NO[p.tokens[0].word] for p in wanted}
-    text, options = stated(text, any(p.tokens and p.tokens[0].capital for p in wanted))
-    if options > 1 and all(len(p.text) == 1 for p in wanted):
-        return False
-    # "B. Paris" may be a choice and its letter; "B. Obama" is a name.
-    apart = re.sub(r"^\(?([A-Ha-h])[).:]\s+(?=\S)", r"\1: ", text)
-    if _commits(text, wanted) or _commits(apart, wanted):
-        return True
-    said = read(text)
-    for phrase in wanted:
-        members = [p for m in members_of(phrase) for p in [phrases(m)]]
-        if members and all(
-            any(not any(said.denied[i:j]) for p in forms for i, j in _spans(said, p))
-            for forms in members
-        ):
-            return _commits(text, [p for forms in members for p in forms])
-    return False
+    if "lower case" not in without and want.kind == "name":
+        said = _recased(said)
+    for pattern in want.patterns:
+        said = pattern.sub("@", said)
+    if "people" not in without:
+        said = _mark_people(said, want)
+    return any("@" in part and _commits(part.strip(), want, without) for part in said.split(PART))
 
 
-def _trimmed(text: str) -> str:
-    return re.sub(r"[\s.!]+$", "", text).casefold()
+def _commits(said: str, want: _Wanted, without: frozenset[str]) -> bool:
+    """Whether a marked text claims an accepted answer and nothing else."""
+    for name, strike in STRIKES.items():
+        if name not in without:
+            said = strike(said, want)
+    hedges = (hedge for name, hedge in HEDGES.items() if name not in without)
+    return "@" in said and not any(hedge(said, want) for hedge in hedges)
 
 
-def _commits(text: str, wanted: Sequence[Phrase]) -> bool:
-    """Whether a text claims one of the phrases and nothing else."""
-    spans = sorted({span for p in wanted for span in _spans(read(text), p)})
-    said = read(text, {k for i, j in spans for k in range(i, j)})
-    good = [
-        (i, j)
-        for i, j in spans
-        if not any(said.denied[i:j]) and not _COMPARED.search(_before(said, i))
-    ]
-    return bool(good) and not _hedged(said, spans, good)
-
-
-def _before(said: Said, i: int) -> str:
-    """Up to eight words before word i in its sentence, commas kept, with a space at the end."""
-    text, k = "", i
-    while k > max(0, i - 8) and not said.breaks[k]:
-        comma = "," if said.has(k, ",") else ""
-        if comma and k == i:
-            return ""
-        k -= 1
-        text = f"{said.tokens[k].raw}{comma} {text}"
-    return (", " if k and said.has(k, ",") else "") + text
-
-
-def _polarity(text: str) -> int | None:
-    """1 for yes, 0 for no, None if an answer says neither, or both at once ("yes and no")."""
-    said = read(text)
-    k = next((k for k, w in enumerate(said.words) if w in _YES_NO), None)
-    if k is None or {"and", "or"}.intersection(said.words[k + 1 : k + 2]):
-        return None
-    turned = k > 0 and said.words[k - 1] == "not" and said.linked(k)
-    return 1 - _YES_NO[said.words[k]] if turned else _YES_NO[said.words[k]]
+def _recased(said: str) -> str:
+    """A short answer all in lower or upper case, with the capitals of a name."""
+    words = said.split()
+    if len(words) > 4 or not (said.islower() or said.isupper()):
+        return said
+    short = 0 if said.islower() else 4
+    return " ".join(w.capitalize() if w not in _COMMON and len(w) > short else w for w in words)
 
 
 # ---- agreement with labels given by hand -----------------------------------------------------
@@ -667,13 +420,17 @@ def labelled_cases() -> pd.DataFrame:
     return cases.assign(accepted=cases["accepted"].str.split("|"), right=cases["right"] == "1")
 
 
+def _judged(cases: pd.DataFrame, rule: Rule = "twohop", without: Collection[str] = ()) -> pd.Series:
+    judged = [matches(r.answer, r.accepted, rule, without) for r in cases.itertuples()]
+    return pd.Series(judged, index=cases.index, dtype=bool)
+
+
 def agreement(cases: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """How often a rule agrees with the labels, by category and over ``all``.
 
     Columns: ``category, n, agreement, false_positives, false_negatives``.
     """
-    judged = [matches(r.answer, r.accepted, rule) for r in cases.itertuples()]
-    scored = cases.assign(judged=judged)
+    scored = cases.assign(judged=_judged(cases, rule))
     groups = [*scored.groupby("category"), ("all", scored)]
     return pd.DataFrame(
         [
@@ -687,3 +444,18 @@ def agreement(cases: pd.DataFrame, rule: Rule) -> pd.DataFrame:
             for name, rows in groups
         ]
     )
+
+
+def ablation(cases: pd.DataFrame) -> pd.DataFrame:
+    """What each clause of our rule earns: the agreement without it.
+
+    Columns: ``clause, part, n, agreement`` (without it), ``mended`` and ``spoilt`` (cases that the
+    clause puts right, and wrong).
+    """
+    right = _judged(cases) == cases["right"]
+    rows = []
+    for clause, part in CLAUSES.items():
+        bare = _judged(cases, without=[clause]) == cases["right"]
+        mended, spoilt = int((right & ~bare).sum()), int((bare & ~right).sum())
+        rows.append((clause, part, len(cases), bare.mean(), mended, spoilt))
+    return pd.DataFrame(rows, columns="clause part n agreement mended spoilt".split())
