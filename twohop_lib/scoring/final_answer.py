@@ -29,8 +29,8 @@ _MARKS = [
     for mark, tag in (
         (rf"<{_THINK}>", "<think>"),
         (rf"</{_THINK}>", "</think>"),
-        (r"◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|<unused94>", "<think>"),
-        (r"◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<unused95>", "</think>"),
+        (r"<\|think\w*\|>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|<unused94>", "<think>"),
+        (r"<\|/think\w*\|>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<unused95>", "</think>"),
         (r"<\|channel\|?>(?:analysis|commentary|thought)", "<think>"),
         (r"<\|channel\|>final|<channel\|>", "</think>"),
         (r"<\|(?:begin_of_(?:box|solution)|START_RESPONSE)\|>", "<answer>"),
@@ -67,10 +67,9 @@ _HEADING = re.compile(r"^\#+ *(.{1,40}?)[ :]*$(?=\s*\n)", re.M)
 _NUMBERED = re.compile(r"^\s*(\d{1,2})[.)]\s+", re.M)
 _LETTERED = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-H])[).:](?=\s*\S)")
 _FIELD = re.compile(r"\s*(?:\d{1,2}[.)]\s*)?(?!if\b)(\p{L}[\p{L} _-]{1,28}?)\s*[:=]\s*(\S.*)", re.I)
-_STATES = re.compile(
-    r"(?:the |my )?(?:final |correct |short |best |top |first )?"
-    r"(?:answer|response|conclusion|result|prediction|guess|most likely)",
-    re.I,
+_STATES = (
+    r"(?i:(?:the |my )?(?:final |correct |short |best |top |first )?"
+    r"(?:answer|response|conclusion|result|prediction|guess|most likely))"
 )
 _ASIDE = re.compile(
     r"reason|expla|thought|think|analys|rationale|justif|confiden|probab|score|alternativ|other"
@@ -94,7 +93,7 @@ _CORRECTION = re.compile(
     r"(?=(?:it|this|he|she|they|the \w+)(?:'s| is| was| are| were)\b(?! also| not| often| never))",
     re.I,
 )
-_QUESTION = re.compile(rf"(?:^|(?<=[.!?\n]))\s*{_ASKS}[^.!?\n]*\?", re.I)
+_QUESTION = re.compile(rf"(?:^|(?<=[.!?]\s|\n)){_ASKS}[^.!?\n]*\?", re.I)
 _POLITE = re.compile(r"(?:sure|ok|okay|hello|yes|great|certainly|assistant)\b", re.I)
 
 
@@ -188,9 +187,10 @@ def _fields(text: str) -> str:
     """The field that states the answer; else all fields but those that only comment on it."""
     text = re.sub(r"(?<=[.!?;,])\s+(?!If )(?=\p{Lu}[\p{L} ]{1,25}: )", "\n", text)
     kept, fields, stated = [], 0, ""
-    for line in re.sub(r":\s*\n+", ": ", text).split("\n"):
+    text = re.sub(rf"^({_STATES})\s*\n", r"\1: ", text, flags=re.M)  # a heading
+    for line in re.sub(r":\s*\n", ": ", text).split("\n"):
         field = _FIELD.fullmatch(line)
-        if field and _STATES.fullmatch(field[1]):
+        if field and re.fullmatch(_STATES, field[1]):
             stated = field[2]
         elif not (field and _ASIDE.match(field[1])):
             kept.append(line)

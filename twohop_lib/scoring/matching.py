@@ -106,7 +106,7 @@ _COMMON = frozenset(
     "no not of on one or our out she so that them they this to top try us was we what when where "
     "which who why will you your".split()
 )
-_CONTINENTS = frozenset("africa asia europe america oceania antarctica".split())
+_CONTINENTS = frozenset("africa|asia|europe|oceania|antarctica|north america|south america".split("|"))
 
 
 @lru_cache(maxsize=1)
@@ -139,8 +139,7 @@ def _wanted(accepted: tuple[str, ...], without: frozenset[str]) -> _Wanted:
     low = {f.lower() for f in forms}
     kind = "name" if any(f[:1].isupper() or f[:1] == "." for f in forms) else "word"
     kind = "number" if normals and re.match(r"-?\d", normals[0]) else kind
-    continent = any(f.split()[-1] in _CONTINENTS for f in low)
-    place = "continent" if continent else "country" if any(map(_regions().get, low)) else ""
+    place = "continent" if low & _CONTINENTS else "country" if any(map(_regions().get, low)) else ""
     shown = (f.lstrip(".") for f in (*forms, *texts))
     names = [n for t in texts if t[:4] != "The " and _is_person(n := normal(t, without))]
     return _Wanted(
@@ -167,10 +166,16 @@ def _pattern(form: str, as_accepted: bool) -> re.Pattern[str]:
     if re.fullmatch(r"-?[\d.]+|\d{3,4}-\d\d", form):
         exact = r"(?:-\d\d)*" if as_accepted else ""
         return re.compile(rf"(?<!\S){form}{exact}(?!\S)(?! bc\b)")
-    body = r"(?: (?:[-,.] )?)?".join(map(re.escape, form.split()))
+    words = [w for w in form.split() if w not in "-,."] or [form]
+    body = r"(?: (?:[-,.] )?)?".join(map(re.escape, words))
+    if form.lower() in _CONTINENTS:  # its parts, but not South Africa
+        part = r"(?:(?:sub|north|south|east|west|middle|central|saharan)\w* (?:- )?)*"
+        return re.compile(rf"(?<!\S){part}(?<!south (?=africa)){body}(?:a?n continent)?(?!\S)", re.I)
+    if re.fullmatch(r"\p{Lu}", form):  # a choice: (b), option b
+        body += rf"|{form.lower()}(?= \))|(?<=ption ){form.lower()}"
     more = r"(?: - \p{Lu}\S*)?" if " " in form else ""  # Knowles-Carter
     code = form.isupper() and len(form) <= 4 or form.lower() in _COMMON
-    return re.compile(rf"(?<!\S){body}{more}(?!\S)", 0 if code else re.I)
+    return re.compile(rf"(?<!\S)(?:{body}){more}(?!\S)(?! \d+(?!\S))", 0 if code else re.I)
 
 
 def _without_generic(form: str) -> set[str]:
@@ -274,11 +279,10 @@ def _strike(pattern: str) -> Callable[[str, _Wanted], str]:
 
 
 def _longer(said: str, want: _Wanted) -> str:
-    if want.kind != "name":
+    if want.kind != "name" or want.place == "continent":
         return said
-    before = "South" if want.place == "continent" else _MODIFIERS
-    more = r"City|State|\d+" if want.place == "country" else r"State|\d+"
-    said = re.sub(rf"(?<!\S)(?:{before}) (?:- )?@", "§", said)
+    more = "City|State" if want.place == "country" else "State"
+    said = re.sub(rf"(?<!\S)(?:{_MODIFIERS}) (?:- )?@", "§", said)
     return re.sub(rf"@(?= (?:- \p{{L}}|(?:{more})(?!\S)))", "§", said)
 
 
@@ -295,9 +299,10 @@ STRIKES: dict[str, Callable[[str, _Wanted], str]] = {
         rf"|@ (?:{_BE} (?:\S+ )?)?(?:not|wrong|incorrect|false)(?!\S)(?= [,.;]|$| right)"
     ),
     "near X": _strike(
-        r"(?<!\S)(?:near|nearby|outside|than|like|after|(?:km|kilometer|mile|far|different) from"
+        r"(?<!\S)(?:near|nearby|outside|than|(?<!look )like|after|while|whereas|replaced(?: by)?|at least"
+        r"|at most|over|under|up to|(?:km|kilometer|mile|far|different) from"
         rf"|similar to|(?<!in )(?:north|south|east|west) of) {_W}{{0,2}}@"
-        rf"|, (?:{_W}{{0,2}})?{_KIN} of {_W}{{0,2}}@"
+        rf"|(?:^|, )(?:{_W}{{0,2}})?{_KIN} of (?:{_TITLES} )?@"
     ),
     "if X": _strike(rf"(?<!\S)if (?!I (?:had|have) to){_W}{{0,8}}@"),
 }
@@ -329,7 +334,7 @@ def _or_else(said: str, want: _Wanted) -> bool:
 def _listed(said: str, want: _Wanted) -> bool:
     """Whether a match is an item of a list; *Paris, France* and *Ulm, Württemberg* are places."""
     item, country = _other(want), want.place == "country"
-    after = re.search(rf"@ ([,;\n]) ({item})(?: [,;\n] (?:and |or )?({item}))*(?= [,;.\n]|$)", said)
+    after = re.search(rf"@ ([,;?\n]) ({item})(?: (?:[,;?\n] (?:and |or )?|and |or )({item}))*(?= [,;.?\n]|$)", said)
     if after and (want.kind != "name" or after[3] or after[1] != "," or country):
         if country or (after[3] or after[2]).lower() not in _regions():
             return True

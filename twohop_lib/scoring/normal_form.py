@@ -53,7 +53,7 @@ _DAY, _YEAR = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?", r"(?P<year>\d{3,4})(?!\d)"
 _DATES = [
     re.compile(rf"(?<![\w.-]){pattern}", re.I)
     for pattern in (
-        rf"\+?{_YEAR}-(?P<month>\d\d)-(?P<day>\d\d)(?:T[\d:.]+Z?)?(?!\d)",
+        rf"\+?{_YEAR}[-/](?P<month>\d\d)[-/](?P<day>\d\d)(?:T[\d:.]+Z?)?(?!\d)",
         rf"{_DAY}(?: of)? {_MONTH},? {_YEAR}",
         rf"{_MONTH} {_DAY},? {_YEAR}",
         rf"(?P<day>\d{{1,2}})[./-](?P<month>\d{{1,2}})[./-]{_YEAR}",
@@ -71,7 +71,7 @@ def _figures(text: str) -> str:
     text = re.sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", lambda m: m[0].replace(".", ""), text)
     text = re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
     text = re.sub(r"(?<=\d)\.0+(?!\d)|(?<=\d0)'(?=s\b)", "", text)
-    return re.sub(r"(?<=\w)-(?=\d)(?!\d\d(?:-\d\d)?(?!\d))", " - ", text)  # but 1961-08-04
+    return re.sub(r"(?<=\w)(?<!\b\d{4})(?<!\b\d{4}-\d\d)-(?=\d)", " - ", text)  # but 1961-08-04
 
 
 def _value(words: list[str]) -> float:
@@ -104,6 +104,7 @@ def _roman(text: str) -> str:
         return str(sum(-v if v < w else v for v, w in zip(values, [*values[1:], 0], strict=True)))
 
     text = re.sub(r"\b(?=[IVXL]{2})(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?!\w)", figure, text)
+    text = re.sub(r"(?<=\p{Lu}\p{Ll}+ )[VX](?![\w.])", figure, text)
     regnal = {"First": "I", "Second": "2", "Third": "3"}
     return re.sub(r"(?<=\p{Lu}\w+) the (First|Second|Third)\b", lambda m: f" {regnal[m[1]]}", text)
 
