@@ -177,8 +177,8 @@ def _markup(text: str) -> str:
 
 def _listed(text: str) -> str:
     """Numbered or lettered items without their numbers, a line each."""
-    for marker in (_NUMBERED, _LETTERED):
-        if len({*marker.findall(text)}) > 1:
+    for marker, first in ((_NUMBERED, {"1", "2"}), (_LETTERED, {"A", "B"})):
+        if first <= {*marker.findall(text)}:
             text = marker.sub("\n", text).strip()
     return text
 

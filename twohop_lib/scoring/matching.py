@@ -113,8 +113,16 @@ _CONTINENTS = frozenset("africa|asia|europe|oceania|antarctica|north america|sou
 def _regions() -> dict[str, bool]:
     """Countries and wider regions (CLDR) in normal form and lower case: is it a country?"""
     named = {re.sub(r" \(.*|&", "", n): not c.isdigit() for c, n in Locale("en").territories.items()}
-    named |= dict.fromkeys(("USA", "US", "UK", "UAE"), True)
-    return {normal(name).lower(): country for name, country in named.items()}
+    named |= dict.fromkeys(("USA", "US", "UK", "UAE", "DR Congo", "Congo"), True)
+    return {normal(name).lower().replace("- ", ""): c for name, c in named.items()}
+
+
+def _longer_names(form: str) -> tuple[str, str]:
+    """What comes before or after a name in names of other countries: *South* (Sudan)."""
+    names = [name for name, country in _regions().items() if country]
+    before = [n.removesuffix(form) for n in names if n.endswith(f" {form}")]
+    after = [n.removeprefix(f"{form} ") for n in names if n.startswith(f"{form} ")]
+    return any_of(before) or "$", any_of(after) or "^"
 
 
 @dataclass(frozen=True)
@@ -146,15 +154,21 @@ def _wanted(accepted: tuple[str, ...], without: frozenset[str]) -> _Wanted:
         kind,
         place,
         low <= _COMMON,
-        frozenset(map(_squeezed, shown)),
+        frozenset({*map(_squeezed, shown), *map(_any_order, normals)}) - {""},
         tuple(_pattern(f, f in normals) for f in sorted(forms, key=len, reverse=True)),
-        tuple(tuple(n.split()) for n in names),
+        () if place else tuple(tuple(n.split()) for n in names),
     )
 
 
 def _squeezed(text: str) -> str:
     """A text's letters, digits and signs of value, as one word without case."""
     return re.sub(r"[^\w.+#$€£¥%-]|_|(?<!^)[.-](?!\d)", "", text).casefold()
+
+
+def _any_order(form: str) -> str:
+    """The words of a name or a list, in the alphabet's order: *University of Oxford*."""
+    words = sorted(w for w in form.lower().split() if w not in "of,and.()-")
+    return "" if len(words) < 2 else " ".join(words)
 
 
 def _pattern(form: str, as_accepted: bool) -> re.Pattern[str]:
@@ -164,18 +178,20 @@ def _pattern(form: str, as_accepted: bool) -> re.Pattern[str]:
         others = any_of(UNITS - {unit})
         return re.compile(rf"(?<!\S){number}(?: {re.escape(unit)}(?!\S)|(?!\S)(?! (?:{others})(?!\S)))")
     if re.fullmatch(r"-?[\d.]+|\d{3,4}-\d\d", form):
-        exact = r"(?:-\d\d)*" if as_accepted else ""
+        exact = r"(?:-\d\d|th|nd|rd|(?<!\b1)st)*" if as_accepted else ""
         return re.compile(rf"(?<!\S){form}{exact}(?!\S)(?! bc\b)")
     words = [w for w in form.split() if w not in "-,."] or [form]
     body = r"(?: (?:[-,.] )?)?".join(map(re.escape, words))
-    if form.lower() in _CONTINENTS:  # its parts, but not South Africa
+    before, after = _longer_names(form.lower())
+    if form.lower() in _CONTINENTS:
         part = r"(?:(?:sub|north|south|east|west|middle|central|saharan)\w* (?:- )?)*"
-        return re.compile(rf"(?<!\S){part}(?<!south (?=africa)){body}(?:a?n continent)?(?!\S)", re.I)
+        body = rf"{part}(?<!\b(?:{before})){body}(?:a?n continent)?"
     if re.fullmatch(r"\p{Lu}", form):  # a choice: (b), option b
         body += rf"|{form.lower()}(?= \))|(?<=ption ){form.lower()}"
     more = r"(?: - \p{Lu}\S*)?" if " " in form else ""  # Knowles-Carter
     code = form.isupper() and len(form) <= 4 or form.lower() in _COMMON
-    return re.compile(rf"(?<!\S)(?:{body}){more}(?!\S)(?! \d+(?!\S))", 0 if code else re.I)
+    alone = rf"(?<!\b(?:{before})(?:- )?)(?:{body}){more}(?!\S)(?! (?:- )?(?:{after}|\d+)(?!\S))"
+    return re.compile(rf"(?<!\S){alone}", 0 if code else re.I)
 
 
 def _without_generic(form: str) -> set[str]:
@@ -269,7 +285,7 @@ _NEGATORS = (
 _BE = "(?:is|are|was|were|be|do|does|did|has|had|can|could|would|should|must|cannot)"
 _KIN = (
     "(?:son|daughter|child|father|mother|brother|sister|husband|wife|widow|spouse|partner|friend"
-    "|student|pupil|follower|successor|nephew|uncle|aunt)"
+    "|student|pupil|follower|successor|nephew|uncle|aunt|school|circle|workshop)"
 )
 
 
@@ -282,7 +298,7 @@ def _longer(said: str, want: _Wanted) -> str:
     if want.kind != "name" or want.place == "continent":
         return said
     more = "City|State" if want.place == "country" else "State"
-    said = re.sub(rf"(?<!\S)(?:{_MODIFIERS}) (?:- )?@", "§", said)
+    said = re.sub(rf"(?<!\S)(?:(?:{_MODIFIERS}) |\p{{L}}+ - )@", "§", said)
     return re.sub(rf"@(?= (?:- \p{{L}}|(?:{more})(?!\S)))", "§", said)
 
 
@@ -364,7 +380,7 @@ HEDGES: dict[str, Callable[[str, _Wanted], bool]] = {
 
 # ---- the verdict -----------------------------------------------------------------------------
 
-MARKING = ("people", "lower case")
+MARKING = ("word order", "people", "lower case", "glosses")
 #: Every clause of our rule by name, with the part of the rule that it belongs to.
 CLAUSES: dict[str, str] = {
     name: part
@@ -383,7 +399,9 @@ def _twohop(answer: str, accepted: tuple[str, ...], without: frozenset[str]) -> 
     want = _wanted(accepted, without)
     text = final_answer(answer, without)
     said = normal(text, without)
-    if {*map(_squeezed, [*text.split(PART), *said.split(PART)])} & want.exact - {""}:
+    whole = {*map(_squeezed, [*text.split(PART), *said.split(PART)])}
+    whole |= {*map(_any_order, said.split(PART))} if "word order" not in without else set()
+    if whole & want.exact:
         return True
     if "lower case" not in without and want.kind == "name":
         said = _recased(said)
@@ -399,6 +417,8 @@ def _commits(said: str, want: _Wanted, without: frozenset[str]) -> bool:
     for name, strike in STRIKES.items():
         if name not in without:
             said = strike(said, want)
+    if "glosses" not in without:
+        said = re.sub(rf"\( (?!(?:or|{_MAYBE}) )[^()@]*\) ?", "", said)
     hedges = (hedge for name, hedge in HEDGES.items() if name not in without)
     return "@" in said and not any(hedge(said, want) for hedge in hedges)
 

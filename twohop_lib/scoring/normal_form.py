@@ -47,6 +47,7 @@ _UNITS = (
 )
 _UNIT_OF = {name: names.split()[0] for names in _UNITS.split("|") for name in names.split()}
 UNITS = frozenset(_UNIT_OF.values())
+_WITH_UNIT = re.compile(rf"(?<=\d)[ -]?({any_of(_UNIT_OF)})(?!\w)", re.I)
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH = rf"(?P<month>{'|'.join(_MONTHS)})[a-z]*\.?"
 _DAY, _YEAR = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?", r"(?P<year>\d{3,4})(?!\d)"
@@ -87,17 +88,20 @@ def _value(words: list[str]) -> float:
 
 
 def _in_words(text: str) -> str:
-    def figure(m: re.Match[str]) -> str:
-        if m[0] in ("First", "Second", "Third"):  # steps
-            return m[0]
-        return f"{_value(re.findall(r'[a-z]+|[0-9.]+', m[0].lower())):.15g}"
+    """Numbers in words as figures, ordinal ones as *1st*, *22nd*."""
 
-    text = re.sub(r"\b(?:minus|negative) (?=\w)", "-", _IN_WORDS.sub(figure, text))
-    return re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)
+    def figure(m: re.Match[str]) -> str:
+        words = re.findall(r"[a-z]+|[0-9.]+", m[0].lower())
+        value = f"{_value(words):.15g}"
+        endings = {"1": "st", "2": "nd", "3": "rd"}
+        ending = endings.get(value[-1], "th") if value[-2:-1] != "1" else "th"
+        return value + ending * (words[-1] in _ORDINAL)
+
+    return re.sub(r"\b(?:minus|negative) (?=\w)", "-", _IN_WORDS.sub(figure, text))
 
 
 def _roman(text: str) -> str:
-    """Roman numerals from II on, and a regnal number in words (*Elizabeth the Second*)."""
+    """Roman numerals as figures from II on; *Elizabeth the Second* and *Elizabeth 2nd* alike."""
 
     def figure(m: re.Match[str]) -> str:
         values = [{"I": 1, "V": 5, "X": 10, "L": 50}[c] for c in m[0]]
@@ -105,8 +109,8 @@ def _roman(text: str) -> str:
 
     text = re.sub(r"\b(?=[IVXL]{2})(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?!\w)", figure, text)
     text = re.sub(r"(?<=\p{Lu}\p{Ll}+ )[VX](?![\w.])", figure, text)
-    regnal = {"First": "I", "Second": "2", "Third": "3"}
-    return re.sub(r"(?<=\p{Lu}\w+) the (First|Second|Third)\b", lambda m: f" {regnal[m[1]]}", text)
+    regnal = r"(?<=\p{Lu}\p{Ll}+ )the (\d+)(?:st|nd|rd|th)\b"
+    return re.sub(regnal, lambda m: "I" if m[1] == "1" else m[1], text)
 
 
 def _dates(text: str) -> str:
@@ -129,8 +133,7 @@ def _dates(text: str) -> str:
 def _units(text: str) -> str:
     text = re.sub(r"\bBCE?\b|\bB\.C\.(?:E\.)?", "bc", text)
     text = re.sub(r"([$€£¥])\s?(-?[\d.]*\d)", r" \2 \1", text)
-    unit = rf"(?<=\d)[ -]?({any_of(_UNIT_OF)})(?!\w)"
-    return re.sub(unit, lambda m: f" {_UNIT_OF[m[1].lower()]}", text, flags=re.I)
+    return _WITH_UNIT.sub(lambda m: f" {_UNIT_OF[m[1].lower()]}", text)
 
 
 # ---- words -----------------------------------------------------------------------------------
@@ -148,7 +151,7 @@ _IDIOMS = re.compile(
 )
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _TOKEN = re.compile(
-    rf"-?\d+(?:[.-]\d+)*(?:s\b)?|(?:\.\p{{L}}{{2,}})+|[\p{{Katakana}}ー]+|[{_UNSPACED}]\p{{M}}*"
+    rf"-?\d+(?:[.-]\d+)*(?:(?:s|st|nd|rd|th)\b)?|(?:\.\p{{L}}{{2,}})+|[\p{{Katakana}}ー]+|[{_UNSPACED}]\p{{M}}*"
     rf"|(?:(?![{_UNSPACED}\p{{Katakana}}])[\p{{L}}\p{{M}}\d])+[+#]*|\n|[^\s\w'\"]"
 )
 _KOREAN = re.compile(
@@ -218,4 +221,5 @@ def normal(text: str, without: Collection[str] = ()) -> str:
     for name, clause in NORMALISATION.items():
         if name not in without:
             text = clause(text)
+    text = re.sub(r"(?<!\w)-(?!\d)|-(?!\w)", "–", text)  # a dash, no hyphen
     return " ".join(_TOKEN.findall(re.sub(r"\s*\n\s*", "\n", text.strip())))
