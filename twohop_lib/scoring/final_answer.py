@@ -62,7 +62,7 @@ _LATEX = re.compile(r"\\(?:[nt](?=\p{Lu})|[a-zA-Z]+\s*|[^\w\s]|\s)|[{}]")
 _PAIR = re.compile(
     r"""["'](\w[\w ]{0,40})["']\s*:\s*("[^"]*"?|'[^']*'?|\[[^\]]*\]?|[^,}\]\n]*)[\s,}]*"""
 )
-_TABLE, _RULE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M), re.compile(r"^[ \t|:-]*--[ \t|:-]*$", re.M)
+_TABLE, _RULE = re.compile(r"^.*\|.*$", re.M), re.compile(r"^[ \t|:-]*--[ \t|:-]*$", re.M)
 _HEADING = re.compile(r"^\#+ *(.{1,40}?)[ :]*$(?=\s*\n)", re.M)
 _NUMBERED = re.compile(r"^\s*(\d{1,2})[.)]\s+", re.M)
 _LETTERED = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-H])[).:](?=\s*\S)")
@@ -79,7 +79,7 @@ _ASIDE = re.compile(
 _CUE = re.compile(
     r"(?<!wrong |incorrect |first )\banswer\s*(?:(?:is|was|would be|must be|should be)\b|[:=])"
     r"(?=\W*\w)"
-    r"|\b(?:most likely|most probably|my best guess)(?:,? (?:it|this|the \w+))?(?: is)?:? "
+    r"|\b(?:most likely|most probably|my best guess|i(?:'d| would) (?:say|choose|go (?:for|with)))(?:,? (?:it|this|the \w+))?(?: is)?:? "
     r"(?=[\w+.])",
     re.I,
 )

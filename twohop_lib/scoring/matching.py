@@ -279,7 +279,7 @@ _W = r"(?:(?![@,;:.!?()\n=|]|but\b)\S+ )"  # a word within a clause
 _NEGATORS = (
     r"not|no|never|neither|nor|cannot|without|except|excluding|unlike|hardly|doubt|rather than"
     r"|instead of|opposed to|less likely|unlikely|anything but|whether|wrong|confused with"
-    r"|mistaken for|formerly|previously|used to be|until \S+ it was"
+    r"|mistaken for|formerly|previously|nothing|used to be|until \S+ it was"
     r"|(?:many|most|some)(?: people)? (?:think|believe|assume|say)"
 )
 _BE = "(?:is|are|was|were|be|do|does|did|has|had|can|could|would|should|must|cannot)"
@@ -303,7 +303,7 @@ def _longer(said: str, want: _Wanted) -> str:
 
 
 def _set_off(said: str, want: _Wanted) -> str:
-    return re.sub(r"@(?= (?!is |because |and |or )\p{Ll})", "§", said) if want.common else said
+    return re.sub(r"@(?= (?!is |because |and |or )\p{L})", "§", said) if want.common else said
 
 
 STRIKES: dict[str, Callable[[str, _Wanted], str]] = {
@@ -315,7 +315,7 @@ STRIKES: dict[str, Callable[[str, _Wanted], str]] = {
         rf"|@ (?:{_BE} (?:\S+ )?)?(?:not|wrong|incorrect|false)(?!\S)(?= [,.;]|$| right)"
     ),
     "near X": _strike(
-        r"(?<!\S)(?:near|nearby|outside|than|(?<!look )like|after|while|whereas|replaced(?: by)?|at least"
+        r"(?<!\S)(?:near|nearby|outside|than|(?<!look )like|before|after|while|whereas|replaced(?: by)?|at least"
         r"|at most|over|under|up to|(?:km|kilometer|mile|far|different) from"
         rf"|similar to|(?<!in )(?:north|south|east|west) of) {_W}{{0,2}}@"
         rf"|(?:^|, )(?:{_W}{{0,2}})?{_KIN} of (?:{_TITLES} )?@"
@@ -340,7 +340,7 @@ def _or_else(said: str, want: _Wanted) -> bool:
     """Whether another answer is joined to a match by *or*, *and*, a slash."""
     other, either = _other(want), r"(?:or|/|\||vs|to|–|-)" if want.kind == "number" else r"(?:or|/|\||vs)"
     maybe = r"(?:(?:perhaps|maybe|possibly|else|even|also) )?"
-    found = rf"@ (?:[,.;(] )?{either} {maybe}{other}|{other} (?:[,.] )?{either} {maybe}(?:[^\s\p{{Lu}}@]+ )?@"
+    found = rf"@ (?:[,.;(] )*{either} (?:(?:is|was) it )?{maybe}{other}|{other} (?:[,.] )?{either} {maybe}(?:[^\s\p{{Lu}}@]+ )?@"
     if want.kind != "word":
         also = "(?:and|along with|as well as)"
         found += rf"|@ (?:, )?{also} {other}|{other} (?:, )?{also} @"
@@ -357,7 +357,8 @@ def _listed(said: str, want: _Wanted) -> bool:
     before = re.search(rf"(?:^|[,;:\n.] |of )({item}) [,;\n] (?:and |or )?@(?= [,;.\n]|$)", said)
     if not before or _POLITE.match(before[0]):
         return False
-    return not want.place or _regions().get(before[1].lower(), False)
+    region = _regions().get(before[1].lower())  # "Finland, Helsinki"
+    return region is None if not want.place else bool(region)
 
 
 def _maybe(said: str, want: _Wanted) -> bool:

@@ -35,7 +35,7 @@ _UNIT_WORD = any_of({*_ONES, *_ORDINAL})
 _BELOW_100 = rf"(?:(?:{any_of(_TENS)})(?:[ -](?:{_UNIT_WORD}))?|{_UNIT_WORD})"
 _TIMES = rf"(?:[ -]?(?:{any_of(_LARGE)})(?:(?: and)?[ -]{_BELOW_100})?)"
 _IN_WORDS = re.compile(
-    rf"(?<![\w.-])(?:{_BELOW_100}{_TIMES}*|(?:(?:half )?an?|\d+(?:\.\d+)?){_TIMES}+)(?!\w)", re.I
+    rf"(?<![\w.-])(?:{_BELOW_100}(?: and a half)?{_TIMES}*|(?:(?:half )?an?|\d+(?:\.\d+)?){_TIMES}+)(?!\w)", re.I
 )
 _UNITS = (
     "m metre metres meter meters|km kilometre kilometres kilometer kilometers|cm centimetre "
