@@ -29,8 +29,10 @@ _MARKS = [
     for mark, tag in (
         (rf"<{_THINK}>", "<think>"),
         (rf"</{_THINK}>", "</think>"),
-        (r"<\|think\w*\|>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|<unused94>", "<think>"),
-        (r"<\|/think\w*\|>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<unused95>", "</think>"),
+        (r"<\|(?:think\w*|START_THINKING|begin_of_thought)\|>|<unused94>", "<think>"),
+        (r"<\|(?:/think\w*|END_THINKING|end_of_thought)\|>|<unused95>", "</think>"),
+        (r"◁think▷|\[THINK\]", "<think>"),
+        (r"◁/think▷|\[/THINK\]", "</think>"),
         (r"<\|channel\|?>(?:analysis|commentary|thought)", "<think>"),
         (r"<\|channel\|>final|<channel\|>", "</think>"),
         (r"<\|(?:begin_of_(?:box|solution)|START_RESPONSE)\|>", "<answer>"),
@@ -79,7 +81,8 @@ _ASIDE = re.compile(
 _CUE = re.compile(
     r"(?<!wrong |incorrect |first )\banswer\s*(?:(?:is|was|would be|must be|should be)\b|[:=])"
     r"(?=\W*\w)"
-    r"|\b(?:most likely|most probably|my best guess|i(?:'d| would) (?:say|choose|go (?:for|with)))(?:,? (?:it|this|the \w+))?(?: is)?:? "
+    r"|\b(?:most likely|most probably|my best guess|i(?:'d| would) (?:say|choose|go (?:for|with)))"
+    r"(?:,? (?:it|this|the \w+))?(?: is)?:? "
     r"(?=[\w+.])",
     re.I,
 )
@@ -159,7 +162,6 @@ def _json(text: str) -> str:
 def _tables(text: str) -> str:
     if not _RULE.search(text):
         return text
-
 
     def row(m: re.Match[str]) -> str:
         cells = m[0].strip(" \t|").split("|")

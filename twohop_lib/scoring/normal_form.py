@@ -28,14 +28,17 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SMALL = {w: i for i, w in enumerate(_ONES)} | {w: 10 * i for i, w in enumerate(_TENS, 2)}
 _ORDINAL = {w + "th": n for w, n in _SMALL.items() if n > 3}
 _ORDINAL |= {w[:-1] + "ieth": n for w, n in _SMALL.items() if n > 19}
-_ORDINAL |= {"first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth": 9, "twelfth": 12}
+_ORDINAL |= {"first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth": 9}
+_ORDINAL |= {"twelfth": 12}
 _LARGE = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _LARGE |= {"trillion": 10**12, "mn": 10**6, "bn": 10**9}
 _UNIT_WORD = any_of({*_ONES, *_ORDINAL})
 _BELOW_100 = rf"(?:(?:{any_of(_TENS)})(?:[ -](?:{_UNIT_WORD}))?|{_UNIT_WORD})"
 _TIMES = rf"(?:[ -]?(?:{any_of(_LARGE)})(?:(?: and)?[ -]{_BELOW_100})?)"
 _IN_WORDS = re.compile(
-    rf"(?<![\w.-])(?:{_BELOW_100}(?: and a half)?{_TIMES}*|(?:(?:half )?an?|\d+(?:\.\d+)?){_TIMES}+)(?!\w)", re.I
+    rf"(?<![\w.-])(?:{_BELOW_100}(?: and a half)?{_TIMES}*"
+    rf"|(?:(?:half )?an?|\d+(?:\.\d+)?){_TIMES}+)(?!\w)",
+    re.I,
 )
 _UNITS = (
     "m metre metres meter meters|km kilometre kilometres kilometer kilometers|cm centimetre "
@@ -65,11 +68,15 @@ _DATES = [
 ]
 
 
+def _undotted(m: re.Match[str]) -> str:
+    return m[0].replace(".", "")
+
+
 def _figures(text: str) -> str:
     """Digits of any script, without separators of thousands, with a decimal point."""
     text = re.sub(r"\d", lambda m: str(unicodedata.digit(m[0])), text.replace("−", "-"))
     text = re.sub(r"(?<=\d)[,' \u202f\u00a0](?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", lambda m: m[0].replace(".", ""), text)
+    text = re.sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", _undotted, text)
     text = re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
     text = re.sub(r"(?<=\d)\.0+(?!\d)|(?<=\d0)'(?=s\b)", "", text)
     return re.sub(r"(?<=\w)(?<!\b\d{4})(?<!\b\d{4}-\d\d)-(?=\d)", " - ", text)  # but 1961-08-04
@@ -83,7 +90,8 @@ def _value(words: list[str]) -> float:
             if _LARGE[word] > 100:
                 total, current = total + current, 0
         elif word not in ("a", "an", "and"):
-            current += {"half": 0.5, **_SMALL, **_ORDINAL}.get(word) or float(word.replace("zero", "0"))
+            named = {"half": 0.5, **_SMALL, **_ORDINAL}
+            current += named[word] if word in named else float(word)
     return total + current
 
 
