@@ -96,7 +96,6 @@ _CORRECTION = re.compile(
     r"(?=(?:it|this|he|she|they|the \w+)(?:'s| is| was| are| were)\b(?! also| not| often| never))",
     re.I,
 )
-_QUESTION = re.compile(rf"(?:^|(?<=[.!?]\s|\n)){_ASKS}[^.!?\n]*\?", re.I)
 _POLITE = re.compile(r"(?:sure|ok|okay|hello|yes|great|certainly|assistant)\b", re.I)
 
 
@@ -216,11 +215,6 @@ def _corrected(text: str) -> str:
     return text
 
 
-def _unasked(text: str) -> str:
-    asserted = _QUESTION.sub(" ", text)
-    return asserted if re.search(r"\w", asserted) else text
-
-
 def _own_line(text: str) -> str:
     """The line that is the answer alone, before or after an explanation."""
     lines = [line for line in text.split("\n") if line.strip()]
@@ -246,7 +240,6 @@ EXTRACTION: dict[str, Callable[[str], str]] = {
     "fields": _fields,
     "the answer is": _cued,
     "corrections": _corrected,
-    "questions": _unasked,
     "line of its own": _own_line,
 }
 

@@ -88,14 +88,28 @@ def _inclusion(answer: str, accepted: Sequence[str]) -> bool:
 # ---- agreement with labels given by hand -----------------------------------------------------
 
 
+def read_cases(file: Path) -> pd.DataFrame:
+    """A table of labelled answers, with ``accepted`` as lists and verdicts as booleans."""
+    cases = pd.read_csv(file, dtype=str, keep_default_na=False)
+    verdicts = {c: cases[c] == "1" for c in ("right", "first_verdict") if c in cases}
+    return cases.assign(accepted=cases["accepted"].str.split("|"), **verdicts)
+
+
 def labelled_cases() -> pd.DataFrame:
-    """Answers labelled by hand.
+    """Answers labelled by hand, which the rule was tuned on.
 
     Columns ``question, answer, accepted`` (a list), ``right`` (boolean) and ``category``.
     """
-    file = Path(__file__).parent / "labelled_answers.csv"
-    cases = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return cases.assign(accepted=cases["accepted"].str.split("|"), right=cases["right"] == "1")
+    return read_cases(Path(__file__).parent / "labelled_answers.csv")
+
+
+def fresh_cases() -> pd.DataFrame:
+    """Answers labelled by hand before the rule was tried on them.
+
+    Columns as :func:`labelled_cases`, and ``first_verdict``: what the rule said when it was first
+    run on the answer, before any clause was changed on its account.
+    """
+    return read_cases(Path(__file__).parent / "fresh_answers.csv")
 
 
 def _judged(cases: pd.DataFrame, rule: Rule = "twohop", without: Collection[str] = ()) -> pd.Series:

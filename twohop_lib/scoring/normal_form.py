@@ -79,7 +79,8 @@ def _figures(text: str) -> str:
     text = re.sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", _undotted, text)
     text = re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
     text = re.sub(r"(?<=\d)\.0+(?!\d)|(?<=\d0)'(?=s\b)", "", text)
-    return re.sub(r"(?<=\w)(?<!\b\d{4})(?<!\b\d{4}-\d\d)-(?=\d)", " - ", text)  # but 1961-08-04
+    date = r"\b\d{4}-\d\d(?:-\d\d)?(?!\d)"
+    return re.sub(rf"({date})|(?<=\w)-(?=\d)", lambda m: m[1] or " - ", text)  # ranges
 
 
 def _value(words: list[str]) -> float:
