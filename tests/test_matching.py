@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twohop_lib.errors import TwohopError
@@ -494,6 +494,7 @@ FRAGMENTS += [
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6), st.sampled_from(ACCEPTED))
+@settings(deadline=None, max_examples=60)
 def test_no_repetition_is_slow(pieces: list[str], accepted: list[str]) -> None:
     assert seconds(("".join(pieces) * LONG)[:LONG], accepted) < 0.1
 
@@ -570,7 +571,7 @@ def test_dates_are_read_however_written(text: str, date: str) -> None:
         ("St. John's, Bogotá, D.C.", "Saint John , Bogota , DC"),
         ("Guinea-Bissau - a country", "Guinea - Bissau – country"),
         (".ke and www.kenya.go.ke", ".ke and .ke"),
-        ("+1-242 or 00254", "1242 or 254"),
+        ("+1-242 or 00254", "+1242 or +254"),
     ],
 )
 def test_words_are_folded_where_that_keeps_the_letter(text: str, words: str) -> None:

@@ -20,7 +20,7 @@ from twohop_lib.scoring.normal_form import NORMALISATION, UNITS, any_of, normal
 
 _MODIFIERS = (
     "New|North|South|East|West|Northern|Southern|Eastern|Western|Central|Papua|Equatorial|Saint|San"
-    "|American|British|Democratic|Upper|Lower"
+    "|African|American|British|Democratic|Upper|Lower"
 )
 _GENERIC = (
     "mount|mountain|mt|lake|river|sea|ocean|bay|gulf|desert|island|isle|tower|bridge|palace|castle"
@@ -76,7 +76,7 @@ def _wanted(accepted: tuple[str, ...], without: frozenset[str]) -> _Wanted:
         forms |= set() if name in without else {f for n in normals for f in clause(n)}
     low = {f.lower() for f in forms}
     kind = "name" if any(f[:1].isupper() or f[:1] == "." for f in forms) else "word"
-    kind = "number" if normals and re.match(r"-?\d", normals[0]) else kind
+    kind = "number" if normals and re.match(r"[+-]?\d", normals[0]) else kind
     place = "continent" if low & _CONTINENTS else "country" if any(map(_regions().get, low)) else ""
     shown = (f.lstrip(".") for f in (*forms, *texts))
     names = [n for t in texts if t[:4] != "The " and _is_person(n := normal(t, without))]
@@ -107,6 +107,8 @@ def _pattern(form: str, as_accepted: bool) -> re.Pattern[str]:
     if re.fullmatch(r"-?[\d.]+", number) and unit in UNITS - {"bc"}:
         bare = rf"(?!\S)(?! (?:{any_of(UNITS - {unit})})(?!\S))"
         return re.compile(rf"(?<!\S){number}(?: {re.escape(unit)}(?!\S)|{bare})")
+    if re.fullmatch(r"\+\d+", form):
+        return re.compile(rf"(?<!\S)\+?{form[1:]}(?!\S)")
     if re.fullmatch(r"-?[\d.]+|\d{3,4}-\d\d", form):
         exact = r"(?:-\d\d|th|nd|rd|(?<!\b1)st)*" if as_accepted else ""
         return re.compile(rf"(?<!\S){form}{exact}(?!\S)(?! bc\b)")
@@ -151,7 +153,7 @@ _TITLES = (
 _PARTICLES = "van|von|der|den|de|da|di|del|du|la|le|bin|ibn|al"
 _RUN = re.compile(
     r"(?<!\S)\p{Lu}[^\s\p{P}]*"
-    rf"(?: (?:(?:{_PARTICLES}) )*(?:- )?(?:\p{{Lu}}[^\s\p{{P}}]*|\d+(?!\S)))*(?: , [JS]r)?(?!\S)"
+    rf"(?: (?:(?:{_PARTICLES}) )*(?:- )?(?:\p{{Lu}}[^\s\p{{P}}]*|\d+(?!\S)))*(?: , [JS]r)?(?!\S)(?! of \p{{Lu}})"
 )
 
 
@@ -161,6 +163,7 @@ def _is_person(form: str) -> bool:
         2 <= len(form.split()) <= 6
         and all(re.fullmatch(rf"\p{{Lu}}.*|{_PARTICLES}|\d+", w) for w in form.split())
         and not re.search(rf"^(?:{_MODIFIERS}) |\bUnited\b|\b(?i:{_GENERIC})\b", form)
+        and not form.split()[-1].isupper()
         and form.lower() not in _regions()
     )
 
@@ -262,7 +265,7 @@ _POLITE = re.compile(r"\W*(?:of )?(?:sure|yes|no|ok|okay|well|so|hmm|step|certai
 def _other(want: _Wanted) -> str:
     """What an answer of the same kind looks like."""
     if want.kind == "number":
-        return r"-?\d\S*"
+        return r"[+-]?\d\S*"
     return r"\p{L}\S*" if want.kind == "word" else r"(?:\p{Lu}\S*|\.\p{L}+)(?: \p{Lu}\S*){0,3}"
 
 

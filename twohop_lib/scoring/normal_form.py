@@ -160,7 +160,7 @@ _IDIOMS = re.compile(
 )
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _TOKEN = re.compile(
-    rf"-?\d+(?:[.-]\d+)*(?:(?:s|st|nd|rd|th)\b)?|(?:\.\p{{L}}{{2,}})+|[\p{{Katakana}}ー]+|[{_UNSPACED}]\p{{M}}*"
+    rf"[+-]?\d+(?:[.-]\d+)*(?:(?:s|st|nd|rd|th)\b)?|(?:\.\p{{L}}{{2,}})+|[\p{{Katakana}}ー]+|[{_UNSPACED}]\p{{M}}*"
     rf"|(?:(?![{_UNSPACED}\p{{Katakana}}])[\p{{L}}\p{{M}}\d])+[+#]*|\n|[^\s\w'\"]"
 )
 _KOREAN = re.compile(
@@ -189,7 +189,7 @@ def _initials(text: str) -> str:
 def _addresses(text: str) -> str:
     """A phone number as one number, an address on the web as its top-level domain."""
     text = re.sub(
-        r"(?:\+ ?|\b00)([1-9](?:\d|[ ()-]+(?=\d))*)", lambda m: re.sub(r"\D", "", m[1]), text
+        r"(?:\+ ?|\b00)([1-9](?:\d|[ ()-]+(?=\d))*)", lambda m: "+" + re.sub(r"\D", "", m[1]), text
     )
     text = re.sub(r"\b(?:https?://)?www\.(?:[\w-]+\.)+(?=\p{Ll}{2,3}\b)", " .", text)
     return re.sub(r"\bdot (?=\p{L}{2,3}\b)", ".", text)
