@@ -150,6 +150,7 @@ _TITLES = (
     "Mr|Mrs|Ms|Dr|Prof|Professor|Sir|Dame|Lord|Lady|King|Queen|Prince|Princess|President|Pope|Saint"
     "|Emperor|Empress|Duke|Duchess|Count|General|Senator|Chancellor|Minister|Mayor|Captain"
 )
+_PLACES = "Abu|Addis|Bandar|Buenos|Cape|Ciudad|Fort|Ho|Kuala|La|Las|Los|Phnom|Port|Puerto|Rio|Santa|Santo|Sao|Tel"
 _PARTICLES = "van|von|der|den|de|da|di|del|du|la|le|bin|ibn|al"
 _RUN = re.compile(
     r"(?<!\S)\p{Lu}[^\s\p{P}]*"
@@ -158,13 +159,13 @@ _RUN = re.compile(
 
 
 def _is_person(form: str) -> bool:
-    """Whether a name looks like a person's: two to six capitalised words, none of them generic."""
+    """Whether a name looks like a person's: two to six capitalised words, none a place's."""
     return (
         2 <= len(form.split()) <= 6
         and all(re.fullmatch(rf"\p{{Lu}}.*|{_PARTICLES}|\d+", w) for w in form.split())
-        and not re.search(rf"^(?:{_MODIFIERS}) |\bUnited\b|\b(?i:{_GENERIC})\b", form)
+        and not re.search(rf"^(?:{_MODIFIERS}|{_PLACES}) |\bUnited\b|\b(?i:{_GENERIC})\b", form)
         and not form.split()[-1].isupper()
-        and form.lower() not in _regions()
+        and not {form.lower(), form.split()[-1].lower()} & _regions().keys()
     )
 
 
