@@ -84,6 +84,19 @@ def score(
     Raises TwohopError if the lengths differ, a continuation is empty, or the model reads its
     prompt in both directions.
     """
+    scored = score_tokens(model, prompts, images, continuations, batch_size, progress)
+    return [sum(value for _, value in tokens) for tokens in scored]
+
+
+def score_tokens(
+    model: Vlm | Llm,
+    prompts: Sequence[Prompt],
+    images: Sequence[Image.Image | None] | None = None,
+    continuations: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> list[list[tuple[int, float]]]:
+    """As :func:`score`, token by token: ids, and their log-probabilities (nats)."""
     if _reads_ahead(model):
         raise TwohopError(
             f"{model.name} reads its prompt in both directions, so the probability of a given "
@@ -100,7 +113,7 @@ def score(
         texts.append(text)
         lengths.append(length)
 
-    def run(rows: list[int]) -> list[float]:
+    def run(rows: list[int]) -> list[list[tuple[int, float]]]:
         # Padding on the right: every position is what it would be for the row alone.
         inputs = encode(model, [texts[i] for i in rows], [shown[i] for i in rows], "right")
         ids, ends = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()
@@ -109,14 +122,15 @@ def score(
         if "logits_to_keep" in inspect.signature(model.model.forward).parameters:
             inputs["logits_to_keep"] = keep
         logits = model.model(**inputs, use_cache=False).logits[:, -keep:]
-        sums = []
+        scored = []
         for row, (i, end) in enumerate(zip(rows, ends, strict=True)):
             start = end - lengths[i]
             # Logits at a position are about the next one, hence the shift by one.
             steps = logits[row, start - 1 - first : end - 1 - first].float().log_softmax(-1)
             wanted = ids[row, start:end].to(steps.device)
-            sums.append(steps.gather(1, wanted[:, None]).sum().item())
-        return sums
+            values = steps.gather(1, wanted[:, None])[:, 0]
+            scored.append(list(zip(wanted.tolist(), values.tolist(), strict=True)))
+        return scored
 
     return _in_batches(model, texts, shown, batch_size, run, progress)
 
@@ -158,7 +172,7 @@ def _in_batches(
         group.sort(key=lambda i: (-length[i], i))
         while group:
             rows = group[:batch_size]
-            done = _or_out_of_memory(run, rows)
+            done = or_out_of_memory(run, rows)
             if done is None:
                 if len(rows) == 1:
                     raise TwohopError(
@@ -177,7 +191,7 @@ def _in_batches(
 
 
 @torch.inference_mode()
-def _or_out_of_memory(
+def or_out_of_memory(
     run: Callable[[list[int]], list[_Result]], rows: list[int]
 ) -> list[_Result] | None:
     try:

@@ -1,15 +1,16 @@
-"""Scoring every answer of a relation behind every prompt: the ground of likelihood ranking.
+"""Scoring every answer of a relation behind every prompt: what likelihood ranking compares.
 
 A prompt, with its picture, is run once; its keys and values are read by all candidates, which are
-the rows of a batch. Where that does not give what whole runs give (:func:`.generate.score`), whole
-runs are made.
+rows of a batch. Where that does not give what whole runs give (:func:`.generate.score`), as with
+cross-attention or linear attention, whole runs are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -22,26 +23,310 @@ from twohop_lib.models.inputs import continued, encode, front, shown_pictures, s
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.runs import evaluate, generate, store
-from twohop_lib.runs.generate import Progress
-from twohop_lib.scoring.matching import matches
+from twohop_lib.runs.generate import BATCH_SIZE, Progress
+from twohop_lib.scoring.normal_form import normal
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Benchmark, Question
 
-#: Conditions whose answer follows the prompt at once, and is free.
+#: Conditions in which an answer follows the prompt at once, and is free.
 CONDITIONS = tuple(
     c for c in evaluate.CONDITIONS if c != "name_first" and not c.startswith("choice_")
 )
-#: Candidates that tell whether reading shared keys and values is exact, and the largest difference
-#: allowed in nats, by dtype.
+#: Questions whose candidates are scored, and stored, at once.
+CHUNK = 32
+#: Candidates that tell whether reading a prompt's keys and values is exact.
 PROBED = 4
+#: The largest difference allowed there, in nats a token, by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2.5e-1}
 
+#: The tokens of a candidate: ids, and their log-probabilities (nats).
+Scored = list[tuple[int, float]]
 
-class Scored(NamedTuple):
-    """A candidate's log-probability (nats, summed over its tokens), and its first token's."""
 
-    logprob: float
-    n_tokens: int
-    first_logprob: float
-    first_token: int
+def score_candidates(
+    model: Vlm | Llm,
+    prompts: Sequence[Prompt],
+    images: Sequence[Image.Image | None] | None = None,
+    candidates: Sequence[Sequence[str]] = (),
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> list[list[Scored]]:
+    """Score ``candidates[i]``, all of them, as answers to ``prompts[i]``.
+
+    Each is scored as :func:`.generate.score_tokens` does, whose errors are raised here too.
+    """
+    if len(candidates) != len(prompts):
+        raise TwohopError(
+            f"{len(prompts)} prompts need as many lists of candidates, not {len(candidates)}."
+        )
+    shown = shown_pictures(prompts, images)
+    bar = progress(total=len(prompts)) if progress else None
+    ways: dict[tuple[bool, bool], Callable[..., list[Scored]]] = {}
+    scored = []
+    for prompt, picture, texts in zip(prompts, shown, candidates, strict=True):
+        layout = (picture is not None, bool(prompt.prefill))
+        if layout not in ways:
+            exact = _is_exact(model, prompt, picture, texts[:PROBED], batch_size)
+            ways[layout] = _behind if exact else _whole_runs
+        scored.append(ways[layout](model, prompt, picture, texts, batch_size))
+        if bar is not None:
+            bar.update(1)
+    if bar is not None:
+        bar.close()
+    return scored
+
+
+def _whole_runs(
+    model: Vlm | Llm,
+    prompt: Prompt,
+    picture: Image.Image | None,
+    texts: Sequence[str],
+    batch_size: int,
+) -> list[Scored]:
+    n = len(texts)
+    return generate.score_tokens(model, [prompt] * n, [picture] * n, texts, batch_size)
+
+
+def _is_exact(
+    model: Vlm | Llm,
+    prompt: Prompt,
+    picture: Image.Image | None,
+    texts: Sequence[str],
+    batch_size: int,
+) -> bool:
+    """Whether reading the prompt's keys and values gives what whole runs give."""
+    wanted = _whole_runs(model, prompt, picture, texts, batch_size)
+    try:
+        got = _behind(model, prompt, picture, texts, batch_size)
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
+        return False  # No such keys and values, or none that rows can share.
+    same_ids = [[i for i, _ in a] == [i for i, _ in b] for a, b in zip(got, wanted, strict=True)]
+    allowed = TOLERANCE.get(model.model.dtype, TOLERANCE[torch.bfloat16])
+    return all(same_ids) and all(
+        abs(a - b) <= allowed
+        for one, other in zip(got, wanted, strict=True)
+        for (_, a), (_, b) in zip(one, other, strict=True)
+    )
+
+
+class _Shared(DynamicLayer):
+    """A prompt's keys and values ``[1, heads, pos, d_head]``: read by every row, added to by none.
+
+    So all rows together need the memory of one prompt, and of one block's own at a time.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        rows = (len(keys), -1, -1, -1)
+        return (
+            torch.cat([self.keys.expand(rows), keys], dim=-2),
+            torch.cat([self.values.expand(rows), values], dim=-2),
+        )
+
+
+@torch.inference_mode()
+def _behind(
+    model: Vlm | Llm,
+    prompt: Prompt,
+    picture: Image.Image | None,
+    texts: Sequence[str],
+    batch_size: int,
+) -> list[Scored]:
+    """Score texts behind one run of the prompt."""
+    before = render(front(model), prompt)
+    ids, lengths, shared = _continuations(model, prompt, before, texts)
+    inputs = encode(model, [before], [picture], "right")
+    out = model.model(**inputs, use_cache=True)
+    own = model.tokenizer(before, **special_tokens(model, before))["input_ids"]
+    # A tokenizer may join the prompt's last tokens to an answer's first: those are run again.
+    n = inputs["input_ids"].shape[1] - (len(own) - shared)
+    kept = [(x.keys[:, :, :n], x.values[:, :, :n]) for x in out.past_key_values.layers]
+    next_token = out.logits[0, n - 1].float().log_softmax(-1)
+    tails = [row[shared:] for row in ids]
+
+    def run(rows: list[int]) -> list[Scored]:
+        width = max(len(tails[i]) for i in rows) - 1
+        device = inputs["input_ids"].device
+        # Padding on the right: no position reads what is behind it.
+        padded = [(tails[i] + [0] * width)[:width] for i in rows]
+        later: Any = [()] * len(rows)
+        if width:
+            cache = Cache(layers=[_Shared(k, v) for k, v in kept])
+            behind = torch.tensor(padded, device=device)
+            logits = model.model(input_ids=behind, past_key_values=cache, use_cache=True).logits
+            later = logits.float().log_softmax(-1)
+        found = []
+        for row, i in enumerate(rows):
+            steps = [next_token, *later[row]][: len(tails[i])]
+            values = [float(step[token]) for step, token in zip(steps, tails[i], strict=True)]
+            found.append(list(zip(tails[i], values, strict=True))[-lengths[i] :])
+        return found
+
+    # Like lengths together; those of one token come at no cost.
+    order = sorted(range(len(texts)), key=lambda i: -len(tails[i]))
+    results: dict[int, Scored] = {}
+    while order:
+        rows = order[:batch_size]
+        done = generate.or_out_of_memory(run, rows)
+        if done is None and len(rows) == 1:
+            raise TwohopError(
+                "The GPU runs out of memory on a single prompt; load the model with a smaller "
+                "dtype, quantised, or with device='auto'."
+            )
+        if done is None:
+            batch_size = len(rows) // 2
+            continue
+        results.update(zip(rows, done, strict=True))
+        order = order[len(rows) :]
+    return [results[i] for i in range(len(texts))]
+
+
+def _continuations(
+    model: Vlm | Llm, prompt: Prompt, before: str, texts: Sequence[str]
+) -> tuple[list[list[int]], list[int], int]:
+    """Token ids of prompt and text, how many are each text's own, and how many all have in common
+    with the prompt (a picture counted as in the text alone)."""
+    whole, _ = continued(model, prompt, texts[0])
+    stem = whole.removesuffix(texts[0].strip())
+    options = special_tokens(model, before)
+    ids = model.tokenizer([stem + text.strip() for text in texts], **options)["input_ids"]
+    own = model.tokenizer(before, **options)["input_ids"]
+    common = []
+    for row in ids:
+        pairs = zip(own, row, strict=False)
+        common.append(
+            next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(own), len(row)))
+        )
+    return ids, [len(row) - k for row, k in zip(ids, common, strict=True)], min(common)
+
+
+# --- all answers of a relation ----------------------------------------------------------------
+
+
+def rank(
+    vlm: Vlm | None,
+    llm: Llm | Vlm | None,
+    benchmark: Benchmark,
+    conditions: Sequence[str] | None = None,
+    wording: str | None = None,
+    split: str | None = None,
+    model_name: str | None = None,
+    seed: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Score every answer of a relation as the answer to every question about it.
+
+    Arguments as in :func:`.evaluate.evaluate`; ``conditions`` None means all of
+    :data:`CONDITIONS` that the given models can answer. The candidates are all answers of the
+    relation in the whole benchmark, by all their names, whatever part of it is asked; for
+    ``identify`` all entities.
+
+    One row per question, condition and candidate: ``model, seed, entity_id, relation, question_id,
+    wording, condition``, and :data:`twohop_lib.scoring.ranking.SCORES`, from which
+    :func:`twohop_lib.scoring.ranking.likeliest` reads the verdicts.
+
+    Raises TwohopError for a condition whose answer is not free, and as ``evaluate`` does.
+    """
+    asked = evaluate.conditions_asked(conditions, vlm, llm)
+    if conditions is not None and (bound := [c for c in asked if c not in CONDITIONS]):
+        raise TwohopError(
+            f"Answers cannot be ranked in condition {bound[0]!r}, where others are offered or the "
+            "naming comes first; leave it out."
+        )
+    chosen = evaluate.questions_of(benchmark, wording, split)
+    questions = list(chosen.questions)
+    once = list({q.entity_id: q for q in reversed(questions)}.values())[::-1]
+    offered = _candidates(benchmark)
+    picture = evaluate.pictures_of(chosen)
+    labels = {
+        "model": model_name or (vlm or llm).name,  # type: ignore[union-attr]
+        "seed": benchmark.seed if seed is None else seed,
+    }
+    work = [
+        (condition, items[start : start + CHUNK])
+        for condition in asked
+        if condition in CONDITIONS
+        for items in [once if condition == "identify" else questions]
+        for start in range(0, len(items), CHUNK)
+    ]
+    bar = progress(total=sum(len(chunk) for _, chunk in work)) if progress else None
+    parts = []
+    for condition, chunk in work:
+        model: Any = llm if condition in evaluate.BACKBONE_CONDITIONS else vlm
+        compute = partial(_ranked, model, condition, chunk, offered, picture, labels, batch_size)
+        key: dict[str, Any] = {}
+        if folder is not None:
+            key = {
+                **labels,
+                **store.code_key(),
+                "kind": "rank",
+                "weights": store.model_key(model),
+                "benchmark": benchmark.hash,
+                "condition": condition,
+                "questions": [q.question_id for q in chunk],
+                "prompts": evaluate.wording_of(model, condition, chunk, "written"),
+                "batch_size": batch_size,
+            }
+        parts.append(store.cached(folder, key, compute))
+        if bar is not None:
+            bar.update(len(chunk))
+    if bar is not None:
+        bar.close()
+    return pd.concat(parts, ignore_index=True)
+
+
+def _candidates(benchmark: Benchmark) -> dict[str, list[str]]:
+    """All answers of each relation, one spelling each; those of "" are the entities' names."""
+    found: dict[str, dict[str, str]] = {}
+    for q in benchmark.questions:
+        for relation, names in ((q.relation, q.answers), ("", (q.entity, *q.aliases))):
+            for name in names:
+                found.setdefault(relation, {}).setdefault(normal(name).lower(), name)
+    return {relation: list(names.values()) for relation, names in found.items()}
+
+
+def _ranked(
+    model: Vlm | Llm,
+    condition: str,
+    questions: Sequence[Question],
+    offered: dict[str, list[str]],
+    picture: Callable[[Question], Image.Image],
+    labels: dict[str, Any],
+    batch_size: int,
+) -> pd.DataFrame:
+    built = evaluate.prompts_of(model, condition, questions, "written")
+    images = [picture(q) if p.image else None for p, q in zip(built, questions, strict=True)]
+    identify = condition == "identify"
+    texts = [offered["" if identify else q.relation] for q in questions]
+    scored = score_candidates(model, built, images, texts, batch_size)
+    rows = []
+    for q, names, values in zip(questions, texts, scored, strict=True):
+        own = (q.entity, *q.aliases) if identify else q.answers
+        right = {normal(name).lower() for name in own}
+        item = labels | {
+            "entity_id": q.entity_id,
+            "relation": "" if identify else q.relation,
+            "question_id": "" if identify else q.question_id,
+            "wording": q.wording,
+            "condition": condition,
+        }
+        for name, tokens in zip(names, values, strict=True):
+            rows.append(
+                item
+                | {
+                    "candidate": name,
+                    "accepted": normal(name).lower() in right,
+                    "logprob": sum(value for _, value in tokens),
+                    "n_tokens": len(tokens),
+                    "first_logprob": tokens[0][1],
+                    "first_token": tokens[0][0],
+                }
+            )
+    return pd.DataFrame(rows)
