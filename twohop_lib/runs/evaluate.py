@@ -53,7 +53,7 @@ def evaluate(
     Raises TwohopError for an unknown condition, one whose model is not given, and a benchmark
     without questions.
     """
-    asked = _conditions(conditions, vlm, llm)
+    asked = conditions_asked(conditions, vlm, llm)
     questions = list(benchmark.questions)
     if not questions:
         raise TwohopError(f"Benchmark {benchmark.name} has no question left; pick others.")
@@ -115,9 +115,10 @@ def evaluate(
     return pd.concat(parts, ignore_index=True)
 
 
-def _conditions(
+def conditions_asked(
     conditions: Sequence[str] | None, vlm: Vlm | None, llm: Llm | Vlm | None
 ) -> tuple[str, ...]:
+    """The conditions to ask, once each; raises TwohopError as :func:`evaluate` does."""
     if vlm is None and llm is None:
         raise TwohopError("There is no model to evaluate; give a VLM, a text backbone, or both.")
     given = {"vlm": vlm, "backbone": llm}

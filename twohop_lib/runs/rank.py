@@ -7,10 +7,10 @@ cross-attention or linear attention, whole runs are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,21 +18,19 @@ from PIL import Image
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.inputs import continued, encode, front, shown_pictures, special_tokens
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.runs import evaluate, generate, store
+from twohop_lib.runs.conditions import CONDITIONS as CONDITION
+from twohop_lib.runs.conditions import accepted, prompt_of
 from twohop_lib.runs.generate import BATCH_SIZE, Progress
 from twohop_lib.scoring.normal_form import normal
 
-if TYPE_CHECKING:
-    from twohop_lib.benchmark.schema import Benchmark, Question
-
 #: Conditions in which an answer follows the prompt at once, and is free.
-CONDITIONS = tuple(
-    c for c in evaluate.CONDITIONS if c != "name_first" and not c.startswith("choice_")
-)
+CONDITIONS = tuple(c for c in evaluate.CONDITIONS if CONDITION[c].judged == "plain")
 #: Questions whose candidates are scored, and stored, at once.
 CHUNK = 32
 #: Candidates that tell whether reading a prompt's keys and values is exact.
@@ -213,20 +211,18 @@ def rank(
     llm: Llm | Vlm | None,
     benchmark: Benchmark,
     conditions: Sequence[str] | None = None,
-    wording: str | None = None,
-    split: str | None = None,
+    offered: Mapping[str, Sequence[str]] | None = None,
     model_name: str | None = None,
     seed: int | None = None,
     batch_size: int = BATCH_SIZE,
     folder: str | Path | None = None,
-    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Score every answer of a relation as the answer to every question about it.
 
     Arguments as in :func:`.evaluate.evaluate`; ``conditions`` None means all of
-    :data:`CONDITIONS` that the given models can answer. The candidates are all answers of the
-    relation in the whole benchmark, by all their names, whatever part of it is asked; for
-    ``identify`` all entities.
+    :data:`CONDITIONS` that the given models can answer. ``offered`` are the candidates of each
+    relation; None means :func:`answers_of` the benchmark (if that is a selection, give those of
+    the whole).
 
     One row per question, condition and candidate: ``model, seed, entity_id, relation, question_id,
     wording, condition``, and :data:`twohop_lib.scoring.ranking.SCORES`, from which
@@ -235,98 +231,99 @@ def rank(
     Raises TwohopError for a condition whose answer is not free, and as ``evaluate`` does.
     """
     asked = evaluate.conditions_asked(conditions, vlm, llm)
-    if conditions is not None and (bound := [c for c in asked if c not in CONDITIONS]):
+    bound = [condition for condition in asked if condition not in CONDITIONS]
+    if conditions is not None and bound:
         raise TwohopError(
             f"Answers cannot be ranked in condition {bound[0]!r}, where others are offered or the "
             "naming comes first; leave it out."
         )
-    chosen = evaluate.questions_of(benchmark, wording, split)
-    questions = list(chosen.questions)
+    candidates = answers_of(benchmark) if offered is None else offered
+    questions = list(benchmark.questions)
     once = list({q.entity_id: q for q in reversed(questions)}.values())[::-1]
-    offered = _candidates(benchmark)
-    picture = evaluate.pictures_of(chosen)
     labels = {
         "model": model_name or (vlm or llm).name,  # type: ignore[union-attr]
         "seed": benchmark.seed if seed is None else seed,
     }
-    work = [
-        (condition, items[start : start + CHUNK])
-        for condition in asked
-        if condition in CONDITIONS
-        for items in [once if condition == "identify" else questions]
-        for start in range(0, len(items), CHUNK)
-    ]
-    bar = progress(total=sum(len(chunk) for _, chunk in work)) if progress else None
     parts = []
-    for condition, chunk in work:
-        model: Any = llm if condition in evaluate.BACKBONE_CONDITIONS else vlm
-        compute = partial(_ranked, model, condition, chunk, offered, picture, labels, batch_size)
-        key: dict[str, Any] = {}
-        if folder is not None:
-            key = {
-                **labels,
-                **store.code_key(),
-                "kind": "rank",
-                "weights": store.model_key(model),
-                "benchmark": benchmark.hash,
-                "condition": condition,
-                "questions": [q.question_id for q in chunk],
-                "prompts": evaluate.wording_of(model, condition, chunk, "written"),
-                "batch_size": batch_size,
-            }
-        parts.append(store.cached(folder, key, compute))
-        if bar is not None:
-            bar.update(len(chunk))
-    if bar is not None:
-        bar.close()
+    for condition in (c for c in asked if c in CONDITIONS):
+        how = CONDITION[condition]
+        model: Any = llm if how.answered_by == "backbone" else vlm
+        items = once if how.names else questions
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            built = [prompt_of(condition, q, model.tokenizer) for q in chunk]
+            texts = [list(candidates["" if how.names else q.relation]) for q in chunk]
+            compute = partial(
+                _ranked, model, condition, chunk, built, texts, benchmark, labels, batch_size
+            )
+            key: dict[str, Any] = {}
+            if folder is not None:
+                rendered = [render(front(model), prompt) for prompt in built]
+                key = {
+                    **labels,
+                    **store.code_key(),
+                    "weights": store.model_key(model),
+                    "benchmark": benchmark.hash,
+                    "condition": condition,
+                    "questions": [q.question_id for q in chunk],
+                    "prompts": store.digest({"texts": rendered}),
+                    "candidates": store.digest({"texts": texts}),
+                    "batch_size": batch_size,
+                }
+            parts.append(store.cached(folder, key, compute))
     return pd.concat(parts, ignore_index=True)
 
 
-def _candidates(benchmark: Benchmark) -> dict[str, list[str]]:
+def answers_of(benchmark: Benchmark) -> dict[str, list[str]]:
     """All answers of each relation, one spelling each; those of "" are the entities' names."""
     found: dict[str, dict[str, str]] = {}
     for q in benchmark.questions:
         for relation, names in ((q.relation, q.answers), ("", (q.entity, *q.aliases))):
             for name in names:
-                found.setdefault(relation, {}).setdefault(normal(name).lower(), name)
+                found.setdefault(relation, {}).setdefault(_spelling(name), name)
     return {relation: list(names.values()) for relation, names in found.items()}
+
+
+def _spelling(name: str) -> str:
+    return normal(name).lower()
 
 
 def _ranked(
     model: Vlm | Llm,
     condition: str,
     questions: Sequence[Question],
-    offered: dict[str, list[str]],
-    picture: Callable[[Question], Image.Image],
-    labels: dict[str, Any],
+    built: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    benchmark: Benchmark,
+    labels: Mapping[str, Any],
     batch_size: int,
 ) -> pd.DataFrame:
-    built = evaluate.prompts_of(model, condition, questions, "written")
-    images = [picture(q) if p.image else None for p, q in zip(built, questions, strict=True)]
-    identify = condition == "identify"
-    texts = [offered["" if identify else q.relation] for q in questions]
+    images = [
+        benchmark.image(q) if p.image else None for p, q in zip(built, questions, strict=True)
+    ]
     scored = score_candidates(model, built, images, texts, batch_size)
+    names = CONDITION[condition].names
     rows = []
-    for q, names, values in zip(questions, texts, scored, strict=True):
-        own = (q.entity, *q.aliases) if identify else q.answers
-        right = {normal(name).lower() for name in own}
-        item = labels | {
+    for q, candidates, values in zip(questions, texts, scored, strict=True):
+        right = set(map(_spelling, accepted(condition, q)))
+        item = {
+            **labels,
             "entity_id": q.entity_id,
-            "relation": "" if identify else q.relation,
-            "question_id": "" if identify else q.question_id,
+            "relation": "" if names else q.relation,
+            "question_id": "" if names else q.question_id,
             "wording": q.wording,
             "condition": condition,
         }
-        for name, tokens in zip(names, values, strict=True):
-            rows.append(
-                item
-                | {
-                    "candidate": name,
-                    "accepted": normal(name).lower() in right,
-                    "logprob": sum(value for _, value in tokens),
-                    "n_tokens": len(tokens),
-                    "first_logprob": tokens[0][1],
-                    "first_token": tokens[0][0],
-                }
-            )
+        rows += [
+            {
+                **item,
+                "candidate": candidate,
+                "accepted": _spelling(candidate) in right,
+                "logprob": sum(value for _, value in tokens),
+                "n_tokens": len(tokens),
+                "first_logprob": tokens[0][1],
+                "first_token": tokens[0][0],
+            }
+            for candidate, tokens in zip(candidates, values, strict=True)
+        ]
     return pd.DataFrame(rows)

@@ -150,11 +150,16 @@ _TITLES = (
     "Mr|Mrs|Ms|Dr|Prof|Professor|Sir|Dame|Lord|Lady|King|Queen|Prince|Princess|President|Pope|Saint"
     "|Emperor|Empress|Duke|Duchess|Count|General|Senator|Chancellor|Minister|Mayor|Captain"
 )
-_PLACES = "Abu|Addis|Bandar|Buenos|Cape|Ciudad|Fort|Ho|Kuala|La|Las|Los|Phnom|Port|Puerto|Rio|Santa|Santo|Sao|Tel"
+#: What names of places begin with, and those of people do not.
+_PLACES = (
+    "Abu|Addis|Bandar|Buenos|Cape|Ciudad|Fort|Ho|Kuala|La|Las|Los|Phnom|Port|Puerto|Rio|Santa|Santo"
+    "|Sao|Tel"
+)
 _PARTICLES = "van|von|der|den|de|da|di|del|du|la|le|bin|ibn|al"
 _RUN = re.compile(
     r"(?<!\S)\p{Lu}[^\s\p{P}]*"
-    rf"(?: (?:(?:{_PARTICLES}) )*(?:- )?(?:\p{{Lu}}[^\s\p{{P}}]*|\d+(?!\S)))*(?: , [JS]r)?(?!\S)(?! of \p{{Lu}})"
+    rf"(?: (?:(?:{_PARTICLES}) )*(?:- )?(?:\p{{Lu}}[^\s\p{{P}}]*|\d+(?!\S)))*(?: , [JS]r)?"
+    r"(?!\S)(?! of \p{Lu})"
 )
 
 

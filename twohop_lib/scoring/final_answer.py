@@ -88,7 +88,8 @@ _CUE = re.compile(
 )
 _CORRECTION = re.compile(
     r"(?:^|[.,;:?!…()–—\n-])\s*(?:oh |hmm,? |and |but )?(?:"
-    r"no,? (?:wait|sorry|actually)|(?<!(?:^|[^.])\.)no\s*(?=[,.!;:…–—-])|no(?= it\b| that\b| (?-i:\p{Lu}))"
+    r"no,? (?:wait|sorry|actually)|(?<!(?:^|[^.])\.)no\s*(?=[,.!;:…–—-])"  # but the domain .no
+    r"|no(?= it\b| that\b| (?-i:\p{Lu}))"
     r"|(?:wait|hold on|sorry|actually|i mean|i meant|correction|let me correct \w+|scratch that"
     r"|oops|my mistake|on second thoughts?|or rather)\b|(?<=but )(?:in fact|actually|really)\b)"
     r"[\s,.:;!–—-]*"
