@@ -139,37 +139,51 @@ study.able("identify", "llm_by_name", "by_picture")
 # %%
 one = study.example("late")
 engine, backbone = study.engine(one), study.backbone(one)
-question = study.missed(one, "llm_by_name")
-target = Recorder(engine, study.questions, "by_picture", from_start=True)(
-    question
-)
-named = Recorder(
-    backbone, study.questions, "llm_by_name", from_start=True
-)(question)
 early, own = early_blocks(backbone.n_blocks), own_blocks(engine)
-mlp_out = hooks.activations(backbone, named, "mlp", range(early))
-at = list(receiving(engine, target)[-len(named.roles.entity) :])
-names = list(named.roles.entity)[-len(at) :]
+shown, named = (
+    Recorder(e, study.questions, condition, from_start=True)
+    for e, condition in (
+        (engine, "by_picture"),
+        (backbone, "llm_by_name"),
+    )
+)
+
+
+def patch(question):
+    target, text = shown(question), named(question)
+    outputs = hooks.activations(backbone, text, "mlp", range(early))
+    at = receiving(engine, target)[-len(text.roles.entity) :]
+    names = list(text.roles.entity)[-len(at) :]
+    written = {own[b]: outputs[b][names] for b in range(early)}
+    return Write(target, "mlp", at, written)
+
+
+# %% [markdown]
+# The example is the first missed fact that this brings back (the first missed one, should it bring
+# back none).
 
 # %%
+question = study.brought_back(
+    one, lambda q: engine.answers([patch(q)], 8)
+)
+edit = patch(question)
 model = NNsight(engine.model)
-mlps = [
-    traced_module(model, engine.blocks, engine.blocks.mlp(own[b]))
-    for b in range(early)
-]
-with model.trace(**target.inputs, use_cache=False):
-    for block, mlp in enumerate(mlps):
-        mlp.output[0, at] = mlp_out[block][names]
+mlps = {
+    b: traced_module(model, engine.blocks, engine.blocks.mlp(b))
+    for b in sorted(edit.values)
+}
+with model.trace(**edit.target.inputs, use_cache=False):
+    for block, mlp in mlps.items():
+        mlp.output[0, list(edit.positions)] = edit.values[block]
     slow = model.output.logits[0, -1].save()
 
 # %%
-written = {own[b]: mlp_out[b][names] for b in range(early)}
-fast = engine.logits([Write(target, "mlp", tuple(at), written)])[0]
-study.assert_same(fast, slow.detach().float(), engine, target)
-decode = engine.owner.tokenizer.decode
+fast, patched_says = engine.answers([edit], 8)
+study.assert_same(fast[0], slow.detach().float(), engine, edit.target)
+alone = Write(edit.target, "mlp", edit.positions, {})
 print(question.question_by_picture, "→", question.answers[0])
-print("alone:  ", decode(target.logits.argmax()), "…")
-print("patched:", decode(fast.argmax()), "…")
+print("alone:  ", engine.answers([alone], 8)[1][0])
+print("patched:", patched_says[0])
 
 # %% [markdown]
 # ## The sweep

@@ -85,8 +85,8 @@ def test_the_wrong_entitys_outputs_count_by_its_own_fact():
     whose = patch_words.whose_facts(MISSED)
     assert whose.loc[("a", "wrong entity"), "donor"] == "4 of 4"
     worlds = patch_words.by_world(MISSED)
-    assert worlds.loc[("a", "wrong entity"), "0"].startswith("4 of 4")
-    assert worlds.loc[("a", "heuristic"), "0"].startswith("3 of 4")
+    assert worlds.loc[("a (n = 4)", "wrong entity"), "0"].startswith("4 of 4")
+    assert worlds.loc[("a (n = 4)", "heuristic"), "0"].startswith("3 of 4")
 
 
 def test_differences_are_taken_fact_by_fact():

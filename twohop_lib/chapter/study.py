@@ -31,6 +31,7 @@ from twohop_lib.models.registry import ENTRIES
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.scoring.matching import matches
 
 #: Benchmarks built for this process; their folders go when it does.
 _BUILT: list[tempfile.TemporaryDirectory[str]] = []
@@ -168,21 +169,35 @@ class Study:
         labels = ARM_OF_CONDITION | {"identify": f"names the {self.noun}"}
         return counted_table(self.ask(*conditions), "model", "condition", labels=labels)
 
-    def missed(self, model: str, known_in: str = "by_name") -> Question:
-        """A question for an example: the first that a model knows by name and misses by picture.
+    def all_missed(self, model: str, known_in: str = "by_name") -> list[Question]:
+        """The questions that a model answers in ``known_in`` and misses by picture.
 
-        Among those about :meth:`entities`. It is known if it is answered in ``known_in``. The
-        first question of all if none is known and missed, so that a page always has an example.
+        Among those about :meth:`entities`; the first question of all if there is none, so that a
+        page always has an example.
         """
         answers = self.ask(known_in, "by_picture")
         own = answers[answers["model"] == model]
         right = own.pivot(index="question_id", columns="condition", values="correct").astype(bool)
         wanted = right.index[right[known_in] & ~right["by_picture"]]
-        ids = self.entities(model)
-        found = (
-            q for q in self.questions.questions if q.question_id in wanted and q.entity_id in ids
-        )
-        return next(found, self.questions.questions[0])
+        ids, every = self.entities(model), self.questions.questions
+        found = [q for q in every if q.question_id in wanted and q.entity_id in ids]
+        return found or list(every[:1])
+
+    def missed(self, model: str, known_in: str = "by_name") -> Question:
+        """A question for an example: the first of :meth:`all_missed`."""
+        return self.all_missed(model, known_in)[0]
+
+    def brought_back(
+        self, model: str, answers: Callable[[Question], tuple[Any, list[str]]]
+    ) -> Question:
+        """A question for an example: the first missed one that an edit brings back.
+
+        Known to the backbone; ``answers(question)`` are the edited run's logits and what it says.
+        The first missed one, if none comes back.
+        """
+        missed = self.all_missed(model, "llm_by_name")
+        back = (q for q in missed if matches(answers(q)[1][0], q.answers))
+        return next(back, missed[0])
 
     def labels(self, model: str) -> dict[str, Any]:
         """What an evaluation of a model is labelled with, and where it is kept."""

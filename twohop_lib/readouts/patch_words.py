@@ -11,10 +11,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from twohop_lib.readouts.captions import (
-    counted_with_interval,
+    counted,
+    n_range,
     percent,
     percent_range,
     points_with_interval,
+    spread_words,
 )
 from twohop_lib.readouts.selection import best_of_all, best_on_dev
 from twohop_lib.readouts.shares import ALL_WORLDS, paired_differences, share_by_world, share_table
@@ -140,15 +142,20 @@ def about_one(table: pd.DataFrame, model: str) -> str:
 def by_world(missed: pd.DataFrame) -> pd.DataFrame:
     """What :data:`RECORDED` methods bring back in each world and over all, as texts.
 
-    Of the wrong entity's outputs, the share that gives *its* fact.
+    Of the wrong entity's outputs, the share that gives *its* fact. n are the facts of one world.
     """
     rows = missed[missed["method"].isin(RECORDED)]
     wrong = rows["method"] == "wrong entity"
     wanted = rows["follows"].eq("right").mask(wrong, rows["follows"].eq("donor"))
     table = share_by_world(rows.assign(wanted=wanted), "wanted", ("model", "method"))
-    told = [counted_with_interval(r.value, r.low, r.high, r.n_items) for r in table.itertuples()]
+    told = [
+        counted(r.value, r.n_items) + spread_words(r.low, r.high, 0, scale=100)
+        for r in table.itertuples()
+    ]
     if not told:
         return pd.DataFrame({"no fact is missed": ["–"]})
+    sizes = table[table["world"] != ALL_WORLDS].groupby("model")["n_items"].agg(n_range)
+    table["model"] = table["model"] + " (n = " + table["model"].map(sizes) + ")"
     wide = table.assign(share=told).pivot(
         index=["model", "method"], columns="world", values="share"
     )
