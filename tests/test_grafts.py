@@ -359,7 +359,7 @@ def test_augmented_drawings_differ_and_are_the_seed_s(benchmark):
     assert drawings.shape == (2, 4, augment.SIDE, augment.SIDE)
     assert 0.3 < drawings[:, 3].mean() < 0.95 and drawings[0, 3, 0, 0] == 0
     one, same, other = (
-        augment.augmented(drawings, np.random.default_rng(s), 20) for s in (0, 0, 1)
+        augment.augmented(drawings, np.random.default_rng(s), 20, 0.3, 0.5) for s in (0, 0, 1)
     )
     assert one.shape == (2, 3, 20, 20) and one.min() >= 0 and one.max() <= 1
     assert torch.equal(one, same) and (one - other).abs().mean() > 0.05

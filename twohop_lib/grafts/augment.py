@@ -37,14 +37,19 @@ def cut_outs(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.stack(made).float() / 255
 
 
-def augmented(drawings: Tensor, rng: np.random.Generator, size: int) -> Tensor:
-    """One random rendering of each drawing ``[n, 4, …]``: ``[n, 3, size, size]`` in [0, 1]."""
+def augmented(
+    drawings: Tensor, rng: np.random.Generator, size: int, shift: float, smallest: float
+) -> Tensor:
+    """One random rendering of each drawing ``[n, 4, …]``: ``[n, 3, size, size]`` in [0, 1].
+
+    ``shift`` and ``smallest`` as in :class:`~twohop_lib.grafts.recipes.TowerRecipe`.
+    """
     n = len(drawings)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (n, *shape)).astype(np.float32))
 
-    grid, slope = _grid(draw, size)
+    grid, slope = _grid(draw, size, shift, smallest)
     seen = F.grid_sample(drawings, grid, align_corners=False, padding_mode="zeros")
     alpha = seen[:, 3:]
     shade = 1 + draw(0.0, 0.5, 1, 1, 1) * slope[:, None]
@@ -53,14 +58,14 @@ def augmented(drawings: Tensor, rng: np.random.Generator, size: int) -> Tensor:
     return _photographed(picture, draw, rng).clamp(0, 1)
 
 
-def _grid(draw, side: int) -> tuple[Tensor, Tensor]:
+def _grid(draw, side: int, shift: float, smallest: float) -> tuple[Tensor, Tensor]:
     """Where each pixel looks in the drawing ``[n, side, side, 2]``, and the slope of the wave."""
     axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    x, y = x[None] - draw(-0.2, 0.2, 1, 1), y[None] - draw(-0.2, 0.2, 1, 1)
+    x, y = x[None] - draw(-shift, shift, 1, 1), y[None] - draw(-shift, shift, 1, 1)
     angle = draw(-0.22, 0.22, 1, 1)
     x, y = angle.cos() * x + angle.sin() * y, -angle.sin() * x + angle.cos() * y
-    scale, stretch = draw(0.65, 1.15, 1, 1), draw(-0.2, 0.2, 1, 1).exp()
+    scale, stretch = draw(smallest, 1.15, 1, 1), draw(-0.2, 0.2, 1, 1).exp()
     x, y = x / (scale * stretch), y / (scale / stretch)
     waves = (draw(0, 1, 1, 1) < 0.5).float() * draw(0.02, 0.09, 1, 1)
     phase = draw(2.0, 9.0, 1, 1) * x + draw(-1.5, 1.5, 1, 1) * y + draw(0, 2 * math.pi, 1, 1)

@@ -21,7 +21,8 @@ class TowerRecipe:
 
     ``image_size`` and ``patch_size`` are pixels; their ratio squared is the number of image
     tokens. ``draws`` are the augmented pictures of each entity whose features are kept for the
-    projector's training.
+    projector's training. Augmentation moves a drawing by up to ``shift`` of half the picture's
+    side, and scales it down to ``smallest``.
     """
 
     image_size: int = 60
@@ -29,7 +30,9 @@ class TowerRecipe:
     width: int = 192
     layers: int = 4
     heads: int = 6
-    steps: int = 500
+    steps: int = 700
+    shift: float = 0.32
+    smallest: float = 0.5
     batch: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -71,21 +74,21 @@ class Recipe:
     tower: TowerRecipe = TowerRecipe()
 
 
-_NAMING = Phase(200, {"naming": 1.0})
-_SEEN = Phase(320, {"naming": 0.5, "seen": 0.5})
+_NAMING = Phase(375, {"naming": 1.0})
+_SEEN = Phase(500, {"naming": 0.5, "seen": 0.5})
 
 RECIPES: dict[str, Recipe] = {
     "caption": Recipe("captions that name the entity (LLaVA's first stage)", (_NAMING,)),
     "described": Recipe("captions that name it, and captions of what is seen", (_SEEN,)),
     "facts": Recipe(
         "as described, then asked facts about one half of the entities",
-        (_SEEN, Phase(160, {"naming": 0.3, "facts": 0.7})),
+        (_SEEN, Phase(200, {"naming": 0.3, "facts": 0.7})),
     ),
     "aligned": Recipe(
         "regression on the embeddings of the name, then captions that name it, with both losses",
         (
             Phase(800, regression=1.0, batch=128, lr=2e-3),
-            Phase(100, {"naming": 1.0}, regression=1.0),
+            Phase(150, {"naming": 1.0}, regression=1.0),
         ),
     ),
     "names": Recipe(

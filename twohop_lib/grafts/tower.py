@@ -81,7 +81,7 @@ def train_tower(
     def step(i: int) -> dict[str, float]:
         rng = random(seed, "tower", i)
         which = torch.from_numpy(rng.integers(len(drawings), size=recipe.batch))
-        pixels = (augment.augmented(drawings[which], rng, recipe.image_size) - MEAN) / SPREAD
+        pixels = _pixels(drawings[which], rng, recipe)
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * schedule(i, recipe.steps)
         with torch.autocast("cpu", torch.bfloat16):
@@ -101,6 +101,11 @@ def train_tower(
     return tower.eval().requires_grad_(False), rows
 
 
+def _pixels(drawings: Tensor, rng: np.random.Generator, recipe: TowerRecipe) -> Tensor:
+    made = augment.augmented(drawings, rng, recipe.image_size, recipe.shift, recipe.smallest)
+    return (made - MEAN) / SPREAD
+
+
 @torch.no_grad()
 def drawn_features(
     tower: CLIPVisionModel, pictures: Sequence[Image.Image], recipe: TowerRecipe, seed: int
@@ -110,7 +115,7 @@ def drawn_features(
     made = []
     for i in range(recipe.draws):
         rng = random(seed, "draws", i)
-        pixels = (augment.augmented(drawings, rng, recipe.image_size) - MEAN) / SPREAD
+        pixels = _pixels(drawings, rng, recipe)
         made.append(patches(tower, pixels))
     return torch.stack(made, 1)
 
