@@ -21,6 +21,7 @@ from twohop_lib import records
 from twohop_lib.benchmark import flag_looks, flag_views, flags, sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import (
+    ADAPTERS,
     LANGUAGE,
     NAMES,
     ask,
@@ -586,10 +587,13 @@ def test_a_name_becomes_two_folders_and_anything_else_stays(grown, cache):
 def test_a_shipped_adapter_is_joined_once_and_only_to_its_own_model(
     grown, llm, cache, tmp_path, monkeypatch
 ):
+    notice = (ADAPTERS / "NOTICE").read_text()
+    assert notice.startswith("Gemma is provided under and subject to the Gemma Terms of Use found")
     monkeypatch.setattr(shipped, "ADAPTERS", tmp_path / "adapters")
     monkeypatch.setattr(shipped, "RECIPES", TINY)
     folder = tmp_path / "adapters" / "seed0" / "caption"
     folder.mkdir(parents=True)
+    (tmp_path / "adapters" / "NOTICE").write_text(notice)
     (folder / assemble.ADAPTER).write_bytes((grown / assemble.ADAPTER).read_bytes())
     card = cards.Card(
         name="caption",
@@ -603,6 +607,7 @@ def test_a_shipped_adapter_is_joined_once_and_only_to_its_own_model(
     cards.write_card(folder, card)
     out = shipped.path("caption", llm=llm)
     assert cache in out.parents and load_vlm(out).name == out.name
+    assert (out / "NOTICE").read_text() == notice
     stamp = (out / "config.json").stat().st_mtime_ns
     assert shipped.path("caption", llm=llm) == out
     assert (out / "config.json").stat().st_mtime_ns == stamp

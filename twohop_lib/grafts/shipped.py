@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from filelock import FileLock
@@ -69,6 +70,7 @@ def joined(adapter: Path, llm: str | Path = language.GEMMA) -> Path:
             few = fewshot.of_flags(flags.read(distinct=True).questions)
             recipe = RECIPES[card.name]
             assemble.join(adapter / assemble.ADAPTER, folder, out, recipe.tower, few)
+            shutil.copy(ADAPTERS / "NOTICE", out)
     return out
 
 
