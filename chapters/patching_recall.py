@@ -141,7 +141,7 @@ one = study.example("late")
 engine, backbone = study.engine(one), study.backbone(one)
 early, own = early_blocks(backbone.n_blocks), own_blocks(engine)
 shown, named = (
-    Recorder(e, study.questions, condition, from_start=True)
+    Recorder(e, study.questions, condition, 8, from_start=True)
     for e, condition in (
         (engine, "by_picture"),
         (backbone, "llm_by_name"),

@@ -312,6 +312,11 @@ def test_what_does_not_fit_together_is_refused(late):
     short = engine.record(ASKED, picture(1), None, 2)
     with pytest.raises(TwohopError, match="too few positions"):
         engine.answers([CrossPatch(short, short, 1)], ROOM)
+    # So it is for an engine that has not recorded any prompt for an answer yet.
+    fresh = Engine(engine.owner)
+    none = fresh.record(ASKED, picture(1))
+    with pytest.raises(TwohopError, match="too few positions"):
+        fresh.answers([CrossPatch(none, none, 1)], ROOM)
     with pytest.raises(TwohopError, match="record it with from_start"):
         engine.logits([Freeze(short, 1, 3)])
     with pytest.raises(TwohopError, match="shows no picture and names no entity"):

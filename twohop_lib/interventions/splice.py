@@ -107,7 +107,9 @@ class Engine(Decoder):
 
         The recordings must have been made for at least as many ``max_new_tokens``.
         """
-        if self._causal and any(e.target.total - e.target.n < max_new_tokens for e in edits):
+        # A prompt that is read in both directions is recorded without positions behind it.
+        short = any(e.target.total - e.target.n < max_new_tokens for e in edits)
+        if self._causal is not False and short:
             raise TwohopError(
                 "A recording has too few positions behind its prompt for an answer; record it with "
                 f"max_new_tokens={max_new_tokens}."
