@@ -101,7 +101,7 @@ def test_a_model_that_computes_nan_is_told_in_json_and_in_words(tmp_path):
     done = twohop("check", "--vlm", broken, "--json")
     said = json.loads(done.stdout, parse_constant=no_constant)
     assert done.returncode == 1 and said["ok"] is False and said["nan"] is True
-    assert said["checks"]["no_op_patch"]["max_abs_diff"] is None
+    assert said["checks"]["no_op_patch"]["distance"] is None
     assert done.stderr == ""  # no bars of weights either
     told = twohop("check", "--vlm", broken).stdout
     assert "computes NaN" in told and "--dtype" in told

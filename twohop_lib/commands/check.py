@@ -113,16 +113,23 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
     console.print(legend)
     for asked, said in report.answers.items():
         console.print(Text(f"{asked}  →  {said}"))
-    table = Table("check", "largest difference", "allowed", "holds", box=None, pad_edge=False)
+    table = Table("check", "off by (nats)", "share", "allowed", "holds", box=None, pad_edge=False)
     for check_name, held in report.checks.items():
         sign = "≥" if check_name == "picture_matters" else "≤"
         table.add_row(
             check_name.replace("_", " "),
-            f"{held.max_abs_diff:.1e}",
-            f"{sign} {held.tolerance:.1e}",
+            f"{held.distance:.1e}",
+            f"{held.share:.1e}",
+            f"{sign} {held.allowed:g}",
             "yes" if held.ok else "[bold red]NO[/bold red]",
         )
     console.print(table)
+    console.print(
+        "Shares are of the distance to the run that must be told apart; of another picture's "
+        "difference, in what rounding may do."
+    )
+    if report.computation == "reference":
+        console.print("Splicing is not exact for this model: interventions run whole, and slowly.")
     entities, facts = len(benchmark.entities()), len(benchmark.questions)
     for chapter, (by_entity, by_fact) in WORK.items():
         prompts = by_entity * entities + by_fact * facts

@@ -1,8 +1,8 @@
 """A minute's check of a model before any long run: is what we read and write what we think it is?
 
 Every check compares two ways of computing the same next-token logits, at the last position of a
-prompt, and reports their largest difference. It holds if that is within rounding of the model's
-dtype, relative to the largest logit.
+prompt. It holds if they agree (:mod:`twohop_lib.interventions.agreement`): if they are nearer each
+other, by far, than to a run that they must be told from.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from nnsight import NNsight
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions.reference import traced_module
-from twohop_lib.models.blocks import Blocks, hooked, keys_and_values
+from twohop_lib.interventions import hooks, reference
+from twohop_lib.interventions.agreement import SHARE, Agreement, farthest, ulps
+from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.recording import Recording
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.blocks import Blocks
 from twohop_lib.models.inputs import continued, encode
 from twohop_lib.models.loading import Vlm
 from twohop_lib.models.pair import ModelPair, drift
 from twohop_lib.models.prompts import Prompt, build, render
 from twohop_lib.models.registry import architecture_class
-from twohop_lib.models.roles import ImageSite, TokenRoles, token_roles
+from twohop_lib.models.roles import TokenRoles, token_roles
 from twohop_lib.runs.generate import answer
 
-#: Largest difference allowed, as a share of the largest logit (at least of 1).
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 #: New tokens of the cache check.
 STEPS = 4
 #: Weights count as random if text surprises the model more than this share of what it would a
@@ -41,18 +42,13 @@ UNTRAINED, READ = 0.9, 8
 
 
 @dataclass(frozen=True)
-class Check:
-    """One comparison: the largest difference found, and the largest allowed."""
-
-    max_abs_diff: float
-    tolerance: float
-    ok: bool
-
-
-@dataclass(frozen=True)
 class Report:
-    """What :func:`check` found. ``untrained``: the weights look random, so no answer is a result.
+    """What :func:`check` found.
 
+    ``checks`` are agreements, by name; of ``picture_matters`` it is the difference that another
+    picture makes, its ``share`` counted in what rounding may do (holds above 1). ``computation``
+    is how cross-patches are carried out ("splice", or "reference": as whole runs, since splicing
+    is not exact for this model). ``untrained``: the weights look random, so no answer is a result.
     ``surprise`` is that of :func:`surprise`; ``answers`` are by prompt; ``tokens`` are the
     identify prompt's, each with its role; memory is that of the VLM's weights. ``drift`` is how far
     the VLM's language weights are from the backbone's, relative to these (None: no backbone, or
@@ -65,7 +61,8 @@ class Report:
     image_tokens: int
     untrained: bool
     surprise: float
-    checks: dict[str, Check]
+    checks: dict[str, Agreement]
+    computation: str
     answers: dict[str, str]
     tokens: tuple[tuple[str, str], ...]
     memory_mb: float
@@ -81,7 +78,7 @@ class Report:
     @property
     def nan(self) -> bool:
         """Whether the model computes NaN, with which no comparison holds."""
-        return any(math.isnan(check.max_abs_diff) for check in self.checks.values())
+        return any(math.isnan(check.distance) for check in self.checks.values())
 
     def json(self) -> dict[str, Any]:
         """Return the report as JSON can hold it (NaN is null), ``ok`` first."""
@@ -96,8 +93,7 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
     not hold is in the report.
     """
     vlm = pair.vlm
-    blocks = Blocks.of(vlm.model)
-    site = ImageSite.of(vlm, blocks)
+    engine = Engine(vlm)
     if pair.llm is not None:
         Blocks.of(pair.llm.model)
     target, donor = _two(benchmark)
@@ -105,14 +101,16 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
     # Of one size, so that both pictures take up the same positions.
     other = benchmark.image(donor).convert("RGB").resize(shown.size)
     prompt = build("identify", target)
-    probe = _Probe(vlm, blocks, site, prompt, shown, other)
+    a, b = (engine.record(prompt, picture) for picture in (shown, other))
+    edit = CrossPatch(a, b, engine.n_blocks // 2)
+    edit.check(engine.n_blocks)
     checks = {
-        "picture_matters": probe.picture_matters(),
-        "no_op_patch": probe.no_op(),
-        "full_patch": probe.full_patch(),
-        "batch_is_single": _batch_is_single(vlm, target, shown, other),
-        "cache_on_is_off": _cache_on_is_off(vlm, site, prompt, shown),
-        "nnsight_is_hooks": probe.nnsight_is_hooks(),
+        "picture_matters": _picture_matters(engine, a, b),
+        "no_op_patch": _no_op(engine, a, b),
+        "full_patch": _full_patch(engine, a, b),
+        "batch_is_single": _batch_is_single(engine, target, shown, other),
+        "cache_on_is_off": _cache_on_is_off(engine, prompt, shown),
+        "nnsight_is_hooks": _nnsight_is_hooks(engine, edit),
     }
     asked = [prompt, build("by_name", target), build("by_picture", target)]
     started = time.perf_counter()
@@ -123,19 +121,20 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
     return Report(
         family=str(vlm.model.config.model_type),
         architecture_class=architecture_class(
-            pair.entry, str(vlm.model.config.model_type), bool(blocks.cross)
+            pair.entry, str(vlm.model.config.model_type), bool(engine.blocks.cross)
         ),
-        n_blocks=blocks.n_blocks,
-        image_tokens=len(probe.roles.image) if site.kind == "stream" else 0,
+        n_blocks=engine.n_blocks,
+        image_tokens=len(a.roles.image),
         untrained=surprised > UNTRAINED,
         surprise=surprised,
         checks=checks,
+        computation=engine.computation(edit),
         answers={p.text: text for p, text in zip(asked, said, strict=True)},
-        tokens=_drawn(vlm, probe.ids, probe.roles),
+        tokens=_drawn(vlm, a.ids, a.roles),
         memory_mb=sum(p.numel() * p.element_size() for p in vlm.model.parameters()) / 2**20,
         drift=_drift(pair),
         seconds_per_answer=seconds,
-        notes=pair.notes,
+        notes=(*pair.notes, *_of_precision(engine)),
     )
 
 
@@ -161,152 +160,85 @@ def last_logits(vlm: Vlm, inputs: dict[str, Any]) -> Tensor:
     return vlm.model(**inputs, use_cache=False).logits[:, -1].float().cpu()
 
 
-def compare(vlm: Vlm, a: Tensor, b: Tensor) -> Check:
-    """Hold two tensors of logits against each other, within rounding of the model's dtype."""
-    scale = max(1.0, a.abs().max().item())
-    tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16]) * scale
-    off = (a - b).abs().max().item()
-    return Check(off, tolerance, bool(off <= tolerance))  # NaN is no agreement.
+def _worst(held: Sequence[Agreement]) -> Agreement:
+    return max(held, key=lambda one: (not one.ok, one.share))
 
 
-class _Probe:
-    """One prompt with a target's and a donor's picture, and where the picture stands in it."""
-
-    def __init__(
-        self,
-        vlm: Vlm,
-        blocks: Blocks,
-        site: ImageSite,
-        prompt: Prompt,
-        target: Image.Image,
-        donor: Image.Image,
-    ) -> None:
-        self.vlm, self.blocks, self.site = vlm, blocks, site
-        text = [render(vlm.processor, prompt)]
-        self.inputs = encode(vlm, text, [target], "left")
-        self.donor_inputs = encode(vlm, text, [donor], "left")
-        self.ids = self.inputs["input_ids"][0].tolist()
-        if self.donor_inputs["input_ids"].shape != self.inputs["input_ids"].shape:
-            raise TwohopError(
-                f"{vlm.name} gives two pictures of one size prompts of different length; this "
-                "layout is not supported."
-            )
-        self.roles = token_roles(vlm, prompt, self.ids, site)
-        self.plain = last_logits(vlm, self.inputs)
-        self.donor = last_logits(vlm, self.donor_inputs)
-
-    def picture_matters(self) -> Check:
-        """Another picture must change the logits by more than rounding."""
-        held = compare(self.vlm, self.plain, self.donor)
-        return Check(held.max_abs_diff, held.tolerance, held.max_abs_diff > held.tolerance)
-
-    def no_op(self) -> Check:
-        """Writing a run's own states back, at every depth, must change nothing."""
-        own = self._states(self.inputs)
-        depths = range(self.blocks.n_blocks) if self.site.kind == "stream" else (0,)
-        runs = [self._patched(own, depth) for depth in depths]
-        return max(
-            (compare(self.vlm, self.plain, run) for run in runs),
-            key=lambda held: (not held.ok, held.max_abs_diff),
-        )
-
-    def full_patch(self) -> Check:
-        """The donor's picture, written in from the start, must give the donor's run."""
-        return compare(self.vlm, self.donor, self._patched(self._states(self.donor_inputs), 0))
-
-    def nnsight_is_hooks(self) -> Check:
-        """The same patch, half-way up, as an nnsight trace and as plain hooks."""
-        states = self._states(self.donor_inputs)
-        depth = self.blocks.n_blocks // 2
-        return compare(self.vlm, self._patched(states, depth), self._traced(states, depth))
-
-    def _sites(self, depth: int) -> list[nn.Module]:
-        """The modules at which a patch from ``depth`` upwards writes."""
-        if self.site.kind == "stream":
-            late = [layer for layer in self.site.late if layer > depth]
-            return [self.blocks.blocks[layer] for layer in (depth, *late)]
-        return [
-            part
-            for b in self.blocks.cross
-            if b >= depth or not depth
-            for part in keys_and_values(self.blocks.blocks[b])
-        ]
-
-    @torch.inference_mode()
-    def _states(self, inputs: dict[str, Any]) -> dict[nn.Module, Tensor]:
-        """What stands at every place that a patch may write to, picture positions alone."""
-        found: dict[nn.Module, Tensor] = {}
-        at = list(self.roles.image)
-
-        def keep(module: nn.Module) -> Any:
-            return lambda x: found.update({module: (x[:, at] if at else x).clone()})
-
-        if self.site.kind == "stream":
-            watch = {"before": {b: keep(b) for b in self.blocks.blocks}}
-        else:
-            watch = {"after": {m: keep(m) for m in self._sites(0)}}
-        with hooked(**watch):
-            self.vlm.model(**inputs, use_cache=False)
-        return found
-
-    def _patched(self, states: dict[nn.Module, Tensor], depth: int) -> Tensor:
-        at = list(self.roles.image)
-
-        def write(module: nn.Module) -> Any:
-            def function(x: Tensor) -> Tensor:
-                if not at:
-                    return states[module]
-                x = x.clone()
-                x[:, at] = states[module]
-                return x
-
-            return function
-
-        place = "before" if self.site.kind == "stream" else "after"
-        with hooked(**{place: {m: write(m) for m in self._sites(depth)}}):
-            return last_logits(self.vlm, self.inputs)
-
-    def _traced(self, states: dict[nn.Module, Tensor], depth: int) -> Tensor:
-        at = list(self.roles.image)
-        in_stream = self.site.kind == "stream"
-        traced = NNsight(self.vlm.model)
-        # In the order in which they run, which a trace asks for.
-        sites = [(traced_module(traced, self.blocks, m), states[m]) for m in self._sites(depth)]
-        with torch.no_grad(), traced.trace(**self.inputs, use_cache=False):
-            for site, state in sites:
-                if in_stream:
-                    site.input[:, at] = state
-                else:
-                    site.output[:] = state
-            logits = traced.output.logits[:, -1].save()
-        return logits.detach().float().cpu()
+def _of_precision(engine: Engine) -> tuple[str, ...]:
+    dtype = engine.model.dtype
+    if dtype == torch.float32:
+        return ()
+    name, allowed = str(dtype).removeprefix("torch."), SHARE[dtype]
+    return (
+        f"In {name} no two ways of computing one thing agree exactly, in plain transformers either "
+        "(a prompt in a batch and alone, with a cache and without): sums are rounded in another "
+        f"order. Differences up to {allowed:g} of the distance to the run that must be told apart "
+        "are allowed; a patch at a neighbouring layer is off by about 1.",
+    )
 
 
-def _batch_is_single(vlm: Vlm, question: Question, shown: Image.Image, other: Image.Image) -> Check:
+def _picture_matters(engine: Engine, a: Recording, b: Recording) -> Agreement:
+    """Another picture must change the logits by more than rounding."""
+    held = engine.agreement(b.logits, a.logits, b.logits)
+    rounding = ulps(a.logits, engine.model.dtype)
+    times = held.distance / rounding if rounding else math.inf
+    return replace(held, share=times, allowed=1.0, ok=bool(times > 1))
+
+
+def _no_op(engine: Engine, a: Recording, b: Recording) -> Agreement:
+    """Writing a run's own states back, at every layer, must change nothing."""
+    runs, _ = hooks.runs(engine, [CrossPatch(a, a, layer) for layer in range(engine.n_blocks)])
+    return _worst([engine.agreement(run, a.logits, b.logits) for run in runs])
+
+
+def _full_patch(engine: Engine, a: Recording, b: Recording) -> Agreement:
+    """The donor's picture, written in from the start, must give the donor's run."""
+    run = hooks.runs(engine, [CrossPatch(a, b, 0)])[0][0]
+    return engine.agreement(run, b.logits, a.logits)
+
+
+def _nnsight_is_hooks(engine: Engine, edit: CrossPatch) -> Agreement:
+    """The same patch, half-way up, as nnsight traces and as plain hooks."""
+    blocks, (a, b), layer = engine.blocks, (edit.target, edit.donor), edit.layer
+    if engine.site.kind == "stream":
+        at, layers = range(*a.span), [layer, *(late for late in engine.site.late if late > layer)]
+        donor = reference.states(blocks, b.inputs, at, layers)
+        traced = reference.cross_patch(blocks, a.inputs, at, donor)
+    else:
+        traced = reference.cross_patch_beside(blocks, a.inputs, b.inputs, layer)
+    wanted = hooks.runs(engine, [edit])[0][0]
+    return engine.agreement(traced, wanted, farthest(wanted, [a.logits, b.logits]))
+
+
+def _batch_is_single(
+    engine: Engine, question: Question, shown: Image.Image, other: Image.Image
+) -> Agreement:
     """Prompts of different length in one left-padded batch must give what each gives alone."""
-    named = build("by_name", question)
-    shown_kinds = ("identify", "by_picture", "full_information")
+    vlm, named = engine.owner, build("by_name", question)
+    of_pictures = [build(kind, question) for kind in ("identify", "by_picture", "full_information")]
     batches = [
-        ([build(kind, question) for kind in shown_kinds], [shown, other, shown]),
+        (of_pictures, [shown, other, shown]),
         ([named, replace(named, text="Who?")], [None, None]),
     ]
     held = []
     for prompts, pictures in batches:
         texts = [render(vlm.processor, prompt) for prompt in prompts]
-        single = torch.cat(
-            [
-                last_logits(vlm, encode(vlm, [text], [picture], "left"))
-                for text, picture in zip(texts, pictures, strict=True)
-            ]
-        )
-        together = last_logits(vlm, encode(vlm, texts, list(pictures), "left"))
-        held.append(compare(vlm, single, together))
-    return max(held, key=lambda check: (not check.ok, check.max_abs_diff))
+        alone = [
+            last_logits(vlm, encode(vlm, [text], [picture], "left"))[0]
+            for text, picture in zip(texts, pictures, strict=True)
+        ]
+        batch = last_logits(vlm, encode(vlm, texts, list(pictures), "left"))
+        held += [
+            engine.agreement(got, wanted, farthest(wanted, alone))
+            for got, wanted in zip(batch, alone, strict=True)
+        ]
+    return _worst(held)
 
 
 @torch.inference_mode()
-def _cache_on_is_off(vlm: Vlm, site: ImageSite, prompt: Prompt, shown: Image.Image) -> Check:
+def _cache_on_is_off(engine: Engine, prompt: Prompt, shown: Image.Image) -> Agreement:
     """Greedy steps with a KV cache must give the logits of steps that run everything again."""
+    vlm = engine.owner
     inputs = encode(vlm, [render(vlm.processor, prompt)], [shown], "left")
     runs = [
         vlm.model.generate(
@@ -318,16 +250,16 @@ def _cache_on_is_off(vlm: Vlm, site: ImageSite, prompt: Prompt, shown: Image.Ima
             num_beams=1,
             output_logits=True,
             # Random weights may write a picture's placeholder, which stands for no picture.
-            suppress_tokens=sorted(site.token_ids) or None,
+            suppress_tokens=sorted(engine.site.token_ids) or None,
             return_dict_in_generate=True,
             pad_token_id=vlm.tokenizer.pad_token_id,
         )
         for cache in (True, False)
     ]
-    on, off = (torch.stack(run.logits)[:, 0].float().cpu() for run in runs)
+    on, off = ([step[0].float().cpu() for step in run.logits] for run in runs)
     tokens = [run.sequences[0, -STEPS:].tolist() for run in runs]
     same = next((n for n in range(STEPS) if tokens[0][n] != tokens[1][n]), STEPS - 1)
-    return compare(vlm, on[: same + 1], off[: same + 1])
+    return _worst([engine.agreement(on[t], off[t], farthest(off[t], off)) for t in range(same + 1)])
 
 
 def surprise(vlm: Vlm, questions: Sequence[Question]) -> float:

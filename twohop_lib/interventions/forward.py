@@ -12,6 +12,7 @@ All edits of a batch have one :func:`~twohop_lib.interventions.edits.layout`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write
-from twohop_lib.interventions.recording import Recording, between
+from twohop_lib.interventions.recording import between
 from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import decoded, stop_ids
@@ -27,8 +28,8 @@ from twohop_lib.models.loading import first_sentence, out_of_memory
 
 #: Keys and values, ``[batch, heads, pos, d_head]`` each.
 Pair = tuple[Tensor, Tensor]
-#: Rows of a batch (a slice or their numbers), and the keys and values that they read before theirs.
-Kept = list[tuple[Any, Pair]]
+#: Neighbouring rows of a batch, and the keys and values that they read before their own.
+Kept = list[tuple[slice, Pair]]
 
 
 @torch.inference_mode()
@@ -310,22 +311,13 @@ class _Enough(Exception):
 
 
 def _kept(b: int, edits: Sequence[Edit], lo: int) -> Kept:
-    """What edits read in block b at positions below ``lo``, rows of one source together."""
-    if not lo:
-        return []
-    rows: dict[int, list[int]] = {}
-    sources: dict[int, Recording] = {}
-    for row, edit in enumerate(edits):
-        source = edit.source(b)
-        sources[id(source)] = source
-        rows.setdefault(id(source), []).append(row)
-    return [
-        (
-            slice(None) if len(rows) == 1 else rows[key],
-            (source.keys[b][:, :, :lo], source.values[b][:, :, :lo]),
-        )
-        for key, source in sources.items()
-    ]
+    """What edits read in block b at positions below ``lo``, neighbours of one source together."""
+    found: Kept = []
+    for source, rows in itertools.groupby(range(len(edits)), lambda row: edits[row].source(b)):
+        at = list(rows)
+        pair = (source.keys[b][:, :, :lo], source.values[b][:, :, :lo])
+        found.append((slice(at[0], at[-1] + 1), pair))
+    return found if lo else []
 
 
 def _joined(first: Kept, second: Pair | None) -> Kept:

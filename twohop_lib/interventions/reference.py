@@ -16,7 +16,7 @@ import torch
 from nnsight import NNsight
 from torch import Tensor, nn
 
-from twohop_lib.models.blocks import Blocks
+from twohop_lib.models.blocks import Blocks, keys_and_values
 
 
 def decoder_blocks(traced: NNsight, blocks: Blocks) -> Any:
@@ -54,6 +54,25 @@ def cross_patch(
     with torch.no_grad(), traced.trace(**target, use_cache=False):
         for b in sorted(donor):
             resid[b].input[:, at] = donor[b]
+        logits = traced.output.logits[0, -1].save()
+    return logits.float()
+
+
+def cross_patch_beside(
+    blocks: Blocks, target: Mapping[str, Any], donor: Mapping[str, Any], layer: int
+) -> Tensor:
+    """Cross-patching where the picture is no part of the stream, but keys and values of its own.
+
+    Those of the cross-attention blocks from ``layer`` on are the donor's; both are inputs.
+    """
+    traced = NNsight(blocks.model)
+    made = [m for b in blocks.cross if b >= layer for m in keys_and_values(blocks.blocks[b])]
+    sites = [traced_module(traced, blocks, module) for module in made]
+    with torch.no_grad(), traced.trace(**donor, use_cache=False):
+        theirs = nnsight.save([site.output.clone() for site in sites])
+    with torch.no_grad(), traced.trace(**target, use_cache=False):
+        for site, state in zip(sites, theirs, strict=True):
+            site.output[:] = state
         logits = traced.output.logits[0, -1].save()
     return logits.float()
 
