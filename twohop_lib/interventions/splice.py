@@ -92,9 +92,9 @@ class Engine(Decoder):
         one = extended(inputs, n, 1)
         two = one | {"input_ids": one["input_ids"].clone()}
         two["input_ids"][0, n] = others[-1] if others else ids[0]
-        # Both runs are of one shape, so that they are rounded alike.
+        # Both runs are of one shape, so that they are rounded alike, in half precision too.
         one, two = (self.model(**x, use_cache=False).logits[0, n - 1 :].float() for x in (one, two))
-        return self.agreement(two[0], one[0], two[1]).ok
+        return agreement(two[0], one[0], two[1], torch.float32).ok
 
     # --- running edits ---
 
