@@ -250,8 +250,8 @@ def test_a_patch_one_layer_off_is_caught(dtype, world, monkeypatch):
 
     monkeypatch.setattr(hooks, "_taken", higher)
     report = check(pair, world)
-    # Patching from layer 1 leaves block 0 the target's picture: seen in float32 and float16.
-    assert failed(report) >= ({"nnsight_is_hooks"} if dtype == "bfloat16" else {"full_patch"})
+    # Patching from layer 1 leaves block 0 the target's picture.
+    assert failed(report) >= {"full_patch"}
     assert report.computation == "reference"
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.agreement import SHARE, Agreement, farthest, ulps
+from twohop_lib.interventions.agreement import SHARE, Agreement, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
@@ -185,16 +185,21 @@ def _picture_matters(engine: Engine, a: Recording, b: Recording) -> Agreement:
     return replace(held, share=times, allowed=1.0, ok=bool(times > 1))
 
 
+def _alike(got: Tensor, wanted: Tensor, away: Tensor) -> Agreement:
+    """Hold runs of one shape: they are rounded alike, so half precision is no excuse."""
+    return agreement(got, wanted, away, torch.float32)
+
+
 def _no_op(engine: Engine, a: Recording, b: Recording) -> Agreement:
     """Writing a run's own states back, at every layer, must change nothing."""
     runs, _ = hooks.runs(engine, [CrossPatch(a, a, layer) for layer in range(engine.n_blocks)])
-    return _worst([engine.agreement(run, a.logits, b.logits) for run in runs])
+    return _worst([_alike(run, a.logits, b.logits) for run in runs])
 
 
 def _full_patch(engine: Engine, a: Recording, b: Recording) -> Agreement:
     """The donor's picture, written in from the start, must give the donor's run."""
     run = hooks.runs(engine, [CrossPatch(a, b, 0)])[0][0]
-    return engine.agreement(run, b.logits, a.logits)
+    return _alike(run, b.logits, a.logits)
 
 
 def _nnsight_is_hooks(engine: Engine, edit: CrossPatch) -> Agreement:
@@ -207,7 +212,7 @@ def _nnsight_is_hooks(engine: Engine, edit: CrossPatch) -> Agreement:
     else:
         traced = reference.cross_patch_beside(blocks, a.inputs, b.inputs, layer)
     wanted = hooks.runs(engine, [edit])[0][0]
-    return engine.agreement(traced, wanted, farthest(wanted, [a.logits, b.logits]))
+    return _alike(traced, wanted, farthest(wanted, [a.logits, b.logits]))
 
 
 def _batch_is_single(
