@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import escape
 
 import altair as alt
 import pandas as pd
@@ -307,11 +308,14 @@ def test_the_explorer_says_what_the_sweep_says(late, world, crossed):
         assert said == (row["answer"], row["says"])
     widget = explorer.widget()
     target, donor, slider, task, said = widget.children
-    before = said.value
-    slider.value = 0
-    assert said.value != before or "donor" in said.value
+    for layer, whom in ((0, "donor"), (late.n_blocks, "target")):
+        slider.value = layer
+        assert said.value.endswith(f" (the {whom}'s)")
     task.value = "fact"
-    assert target.value.question_by_picture in said.value
+    assert escape(target.value.question_by_picture) in said.value
+    explorer.say = lambda *_: ("<b>&</b>", "neither")
+    slider.value = 1
+    assert said.value.endswith("<br><b>&lt;b&gt;&amp;&lt;/b&gt;</b> (neither's)")
 
 
 # --- figures ----------------------------------------------------------------------------------
