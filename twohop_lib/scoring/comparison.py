@@ -344,12 +344,18 @@ CLAUSES: dict[str, str] = {
 }
 
 
+@lru_cache(maxsize=4096)
+def _read(answer: str, without: frozenset[str]) -> tuple[str, str]:
+    """The final answer and its words; the same answer is compared with many others."""
+    text = final_answer(answer, without)
+    return text, normal(text, without)
+
+
 def commits(answer: str, accepted: Sequence[str], without: Collection[str] = ()) -> bool:
     """Whether a reply commits to an accepted answer; ``without`` names clauses to leave out."""
     without = frozenset(without)
     want = _wanted(tuple(accepted), without)
-    text = final_answer(answer, without)
-    said = normal(text, without)
+    text, said = _read(answer, without)
     whole = {*map(_squeezed, [*text.split(PART), *said.split(PART)])}
     whole |= {*map(_any_order, said.split(PART))} if "word order" not in without else set()
     if whole & want.exact:
