@@ -11,7 +11,7 @@ interval that treats every question as a fresh draw is too narrow. The bootstrap
   pairs is taken off (squared distances from the estimate; this is the dyadic cluster-robust
   variance of Aronow, Samii & Assenova 2015, as a bootstrap). In simulations of 40 to 48 entities
   with 1 to 4 donors each, it covers 89 to 97 % (clusters of targets alone: 69 to 99 %; weights
-  c(target) · c(donor), meant for factors crossed more densely: 98 to 100 %, at 1.3 to 1.7 times
+  c(target) · c(donor), meant for factors crossed more densely: 98 to 100 %, at 1.2 to 1.9 times
   the width).
 * **Worlds.** Entities of several worlds (seeds) are nested in them: worlds are resampled, and
   entities within each. Three worlds are few; such an interval says that they differ, not by how
