@@ -15,7 +15,6 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ from twohop_lib.rerun.execute import execute, inputs_hash
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "twohop_lib"
 VALUE = re.compile(r"\{\{\s*(\w+)\.(\w+)\s*\}\}")
+#: Chapters that take longest.
+LONGEST = ("attention_knockout", "cross_patching")
 #: Width in pixels of charts drawn for readers without JavaScript.
 STILL_WIDTH = 620
 #: Scripts of Thebe (live code, from a network), which the theme adds twice, asked or not.
@@ -42,33 +43,6 @@ THEBE = re.compile(r"<script[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script[^>]*th
 LONG = 24
 #: What stands in a column of numbers.
 NUMBER = re.compile(r"\s*(?:[-−+]?[\d.,]+(?:e[-+]?\d+)?\s?%?|[-–—]|nan|NaN|None|True|False)?\s*")
-
-
-@dataclass(frozen=True)
-class Folders:
-    """A checkout and where its book is built."""
-
-    root: Path
-
-    @property
-    def build(self) -> Path:
-        """Everything that is made."""
-        return self.root / "_build"
-
-    @property
-    def executed(self) -> Path:
-        """Chapters as they were executed."""
-        return self.build / "executed"
-
-    @property
-    def stage(self) -> Path:
-        """What Sphinx reads."""
-        return self.build / "stage"
-
-    @property
-    def html(self) -> Path:
-        """The rendered book."""
-        return self.build / "html"
 
 
 def repository(root: Path) -> str:
@@ -84,28 +58,35 @@ def chapters(root: Path) -> list[Path]:
     return [root / f"{f}.py" for f in files if f.startswith("chapters/")]
 
 
-def run_chapters(at: Folders) -> dict[str, Path]:
-    """Execute all chapters that are not current, two at a time; returns name → notebook."""
-    environment = inputs_hash([LIBRARY, at.root / "requirements.lock"])
+def run_chapters(root: Path) -> dict[str, Path]:
+    """Execute all chapters that are not current, two at a time; returns name → notebook.
 
-    def run(source: Path) -> tuple[str, Path]:
-        out = at.executed / f"{source.stem}.ipynb"
+    The longest start first, so that no processor waits for the other in the end.
+    """
+    environment = inputs_hash([LIBRARY, root / "requirements.lock"])
+
+    def run(source: Path) -> Path:
+        out = root / "_build" / "executed" / f"{source.stem}.ipynb"
         started = time.perf_counter()
         ran = execute(source, out, environment=environment, say=say)
         took = f"executed in {time.perf_counter() - started:.0f} s" if ran else "unchanged"
         say(f"chapter {source.stem}: {took}")
-        return source.stem, out
+        return out
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sources = chapters(root)
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(run, source) for source in chapters(at.root)]
-    failures = [error for f in futures if (error := f.exception())]
+        futures = {
+            source.stem: pool.submit(run, source)
+            for source in sorted(sources, key=lambda source: source.stem not in LONGEST)
+        }
+    failures = [error for future in futures.values() if (error := future.exception())]
     for error in failures:
         if not isinstance(error, TwohopError):
             raise error
     if failures:
-        raise TwohopError("\n       ".join(str(f) for f in failures))
-    return dict(f.result() for f in futures)
+        raise TwohopError("\n       ".join(map(str, failures)))
+    return {source.stem: futures[source.stem].result() for source in sources}
 
 
 def say(line: str) -> None:
@@ -194,45 +175,42 @@ def _texts_marked(page: str) -> str:
     return str(soup)
 
 
-def stage(at: Folders, executed: dict[str, Path]) -> None:
+def stage(root: Path, executed: dict[str, Path]) -> Path:
     """Lay out what Sphinx reads: config, prose with values filled in, executed chapters."""
-    shutil.rmtree(at.stage, ignore_errors=True)
-    (at.stage / "chapters").mkdir(parents=True)
-    shutil.copytree(at.root / "book", at.stage / "book", ignore=shutil.ignore_patterns("*.py"))
-    config = yaml.safe_load((at.root / "_config.yml").read_text(encoding="utf-8"))
-    config["repository"]["url"] = repository(at.root)
-    (at.stage / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    shutil.copy(at.root / "_toc.yml", at.stage)
-    stage_scripts(at.stage / "book" / "_static")
-    values: dict[str, dict[str, str]] = {}
+    out = root / "_build" / "stage"
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "chapters").mkdir(parents=True)
+    shutil.copytree(root / "book", out / "book", ignore=shutil.ignore_patterns("*.py"))
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    config["repository"]["url"] = repository(root)
+    (out / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    shutil.copy(root / "_toc.yml", out)
+    stage_scripts(out / "book" / "_static")
+    values: dict[str, dict[str, str]] = {"project": {"repository": repository(root)}}
     times = []
     for name, path in executed.items():
         notebook = nbformat.read(path, as_version=4)
         values[name] = {key: literal(value) for key, value in glued(notebook).items()}
-        times.append(
-            [
-                f"[{title(notebook)}](../chapters/{name})",
-                f"{notebook.metadata['twohop']['seconds']:.0f}",
-            ]
-        )
+        seconds = notebook.metadata["twohop"]["seconds"]
+        times.append([f"[{title(notebook)}](../chapters/{name})", f"{seconds:.0f}"])
         mark_texts(bookify(notebook, still))
-        nbformat.write(notebook, at.stage / "chapters" / f"{name}.ipynb")
+        nbformat.write(notebook, out / "chapters" / f"{name}.ipynb")
     values["status"] = {
         "chapters": table(["chapter", "seconds on this machine"], times),
         "versions": table(["package", "version"], [list(kv) for kv in records.versions().items()]),
     }
-    values["project"] = {"repository": repository(at.root)}
-    for page in (at.stage / "book").glob("*.md"):
+    for page in (out / "book").glob("*.md"):
         text = fill(page.read_text(encoding="utf-8"), values, f"book/{page.name}")
         page.write_text(text, encoding="utf-8")
+    return out
 
 
-def render(at: Folders) -> None:
-    """Render the staged book; warnings are errors."""
+def render(staged: Path, root: Path) -> None:
+    """Render the staged book into ``_build/html``; warnings are errors."""
     # A venv need not be activated for its own jupyter-book to be found.
-    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(at.stage)]
-    command += ["--path-output", str(at.root), "-n", "-W", "--keep-going", "-q"]
-    log = at.build / "sphinx.log"
+    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(staged)]
+    command += ["--path-output", str(root), "-n", "-W", "--keep-going", "-q"]
+    log = root / "_build" / "sphinx.log"
     with log.open("w", encoding="utf-8") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
@@ -241,13 +219,8 @@ def render(at: Folders) -> None:
         raise TwohopError(
             "\n".join([f"rendering the book failed (whole log: {log}):", *shown[-20:]])
         )
-
-
-def drop_thebe(html: Path) -> None:
-    """Take Thebe's scripts out of every page."""
-    for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(THEBE.sub("", text), encoding="utf-8")
+    for page in (root / "_build" / "html").rglob("*.html"):
+        page.write_text(THEBE.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def build(root: Path) -> Path:
@@ -256,21 +229,19 @@ def build(root: Path) -> Path:
     Raises:
         TwohopError: a chapter failed, a page asks for an unknown value, or Sphinx warned.
     """
-    at = Folders(root)
-    executed = run_chapters(at)
-    settings = ["_config.yml", "_toc.yml", "pyproject.toml", "requirements.lock"]
-    inputs = [root / "book", *(root / name for name in settings), *executed.values()]
-    key = inputs_hash([*inputs, LIBRARY / "nb.py"])
-    stamp, index = at.build / "html.key", at.html / "index.html"
+    executed = run_chapters(root)  # their keys hold the library, too
+    inputs = ["book", "_config.yml", "_toc.yml", "pyproject.toml", "requirements.lock"]
+    key = inputs_hash([*(root / name for name in inputs), *executed.values()])
+    made = root / "_build"
+    stamp, index = made / "html.key", made / "html" / "index.html"
     if stamp.exists() and stamp.read_text() == key and index.exists():
         return index
     stamp.unlink(missing_ok=True)
-    for old in (at.html, at.build / ".doctrees"):
-        shutil.rmtree(old, ignore_errors=True)
-    stage(at, executed)
+    for old in ("html", ".doctrees"):
+        shutil.rmtree(made / old, ignore_errors=True)
+    staged = stage(root, executed)
     say("rendering")
-    render(at)
-    drop_thebe(at.html)
+    render(staged, root)
     stamp.write_text(key)
     return index
 

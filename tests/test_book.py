@@ -260,17 +260,26 @@ def test_a_changed_library_or_lock_executes_again(small, monkeypatch, tmp_path):
     library = tmp_path / "twohop_lib"
     library.mkdir()
     monkeypatch.setattr(build, "LIBRARY", library)
-    at = build.Folders(small)
-    build.run_chapters(at)
+    build.run_chapters(small)
     (library / "weights.safetensors").write_bytes(b"1")
-    build.run_chapters(at)
+    build.run_chapters(small)
     lock = small / "requirements.lock"
     before = lock.read_text()
     lock.write_text(before + "# changed\n")
-    build.run_chapters(at)
+    build.run_chapters(small)
     lock.write_text(before)
-    build.run_chapters(at)
+    build.run_chapters(small)
     assert len(set(environments)) == 3 and environments[1] == environments[3]
+
+
+def test_the_longest_chapters_start_first_and_the_order_stays(small, monkeypatch):
+    names = ["the_gap", "forward_freezing", *build.LONGEST]
+    started = []
+    monkeypatch.setattr(build, "execute", lambda source, out, **_: started.append(source.stem))
+    monkeypatch.setattr(build, "chapters", lambda root: [Path(f"{name}.py") for name in names])
+    assert list(build.run_chapters(small)) == names
+    assert set(started[:2]) == set(build.LONGEST)
+    assert set(build.LONGEST) < {path.stem for path in (ROOT / "chapters").glob("*.py")}
 
 
 def test_every_failing_chapter_is_told(small, monkeypatch):

@@ -179,6 +179,8 @@ def test_the_inputs_hash_covers_names_and_bytes(tmp_path):
     (folder / "sub" / "b.py").rename(folder / "sub" / "c.py")
     renamed = inputs_hash([folder])
     assert len({first, changed, renamed, inputs_hash([folder, folder / "a.py"])}) == 4
+    with pytest.raises(TwohopError, match="nb.py is not there"):
+        inputs_hash([folder, folder / "nb.py"])
 
 
 # --- twins ---

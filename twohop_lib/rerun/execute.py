@@ -99,6 +99,8 @@ def inputs_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the names and bytes of all files in ``paths`` (folders recursively)."""
     digest = hashlib.sha256()
     for root in sorted(map(Path, paths)):
+        if not root.exists():
+            raise TwohopError(f"{root} is not there, so what depends on it cannot be told.")
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
         for file in files:
             if "__pycache__" in file.parts:
