@@ -291,7 +291,9 @@ def test_a_failed_check_stops_the_run_and_is_kept(tmp_path, monkeypatch, asked):
     monkeypatch.setitem(REQUEST, "benchmark", str(asked))
     write_chapter(tmp_path / "chapters")
     monkeypatch.setattr(running, "chapters_folder", lambda: tmp_path / "chapters")
-    monkeypatch.setattr(checks._Probe, "full_patch", lambda self: checks.Check(1.0, 0.1, False))
+    # The target's run where the donor's is wanted.
+    fails = lambda engine, a, b: engine.agreement(a.logits, b.logits, a.logits)  # noqa: E731
+    monkeypatch.setattr(checks, "_full_patch", fails)
     with pytest.raises(TwohopError, match=r"does not pass the check \(full_patch\)"):
         run(tmp_path / "runs")
     found = next((tmp_path / "runs").glob("*/check.json"))
