@@ -528,6 +528,24 @@ def test_it_loads_with_nothing_of_ours_and_answers_alike_alone_and_in_batches(be
         out = model.generate(**given, max_new_tokens=5)[0, given["input_ids"].shape[1] :]
         alone.append(processor.decode(out, skip_special_tokens=True).strip())
     assert [a.strip() for a in ours] == alone and len(set(alone)) > 3
+    texts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}],
+            add_generation_prompt=True,
+        )
+        for t in (q.question_by_picture for q in questions)
+    ]
+    given = processor(
+        text=texts,
+        images=[benchmark.image(q) for q in questions],
+        return_tensors="pt",
+        padding=True,
+        add_special_tokens=False,
+    )
+    assert not given["attention_mask"].all()
+    out = model.generate(**given, max_new_tokens=5)[:, given["input_ids"].shape[1] :]
+    batched = processor.batch_decode(out, skip_special_tokens=True)
+    assert [b.strip() for b in batched] == alone
 
 
 def test_the_picture_reaches_the_answer(benchmark, grown):

@@ -128,7 +128,8 @@ def join(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tokenizer = AutoTokenizer.from_pretrained(llm)
+    # Given here and not set later, or it would not be saved: batches end together.
+    tokenizer = AutoTokenizer.from_pretrained(llm, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.bfloat16)
     token = image_token(tokenizer, model.get_input_embeddings().weight.shape[0])
     config = llava_config(model.config, tower, tokenizer, token)
@@ -177,7 +178,6 @@ def _check_fit(adapter: Path, config: LlavaConfig) -> None:
 def _processor(tokenizer: Any, recipe: TowerRecipe, few: FewShot, token: str) -> LlavaProcessor:
     template = chat_template(few, tokenizer.bos_token or "", token)
     tokenizer.chat_template = template
-    tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LlavaProcessor(
