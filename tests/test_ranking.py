@@ -205,6 +205,16 @@ def test_a_shared_prompt_that_is_not_exact_is_found_out(late, world, monkeypatch
     assert not ranking_runs._is_exact(late, prompt, world.image(question), NAMES, 4)
 
 
+def test_an_error_of_ours_is_no_verdict_on_the_model(late, world, monkeypatch):
+    def wrong(*_):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(ranking_runs, "_continuations", wrong)
+    prompt = build("by_picture", world.questions[0], late.tokenizer, "written")
+    with pytest.raises(TypeError, match="ours"):
+        ranking_runs._is_exact(late, prompt, world.image(world.questions[0]), NAMES, 4)
+
+
 def test_the_prompt_is_run_once(late, world, monkeypatch):
     calls = []
     forward = late.model.forward

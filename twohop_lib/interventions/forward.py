@@ -21,10 +21,9 @@ from torch import Tensor
 
 from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write
 from twohop_lib.interventions.recording import between
-from twohop_lib.models.blocks import UnsupportedSite, hooked, stream_out
+from twohop_lib.models.blocks import UnsupportedSite, as_unsupported, hooked, stream_out
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import decoded, stop_ids
-from twohop_lib.models.loading import first_sentence, out_of_memory
 
 #: Keys and values, ``[batch, heads, pos, d_head]`` each.
 Pair = tuple[Tensor, Tensor]
@@ -206,26 +205,9 @@ def _keys_and_values(
 
 def _called(decoder: Decoder, b: int, stream: Tensor, call: dict[str, Any]) -> Any:
     """Call a block on part of a prompt; what its own code cannot do is the model's limit."""
-    try:
+    kind = type(decoder.model).__name__
+    with as_unsupported(f"Block {b} of this {kind} cannot be run on part of a prompt"):
         return decoder.blocks.blocks[b](stream, **call)
-    except (UnsupportedSite, _Enough):
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if out_of_memory(error) or raised_here(error):
-            raise
-        raise UnsupportedSite(
-            f"Block {b} of this {type(decoder.model).__name__} cannot be run on part of a prompt "
-            f"({first_sentence(error)})."
-        ) from error
-
-
-def raised_here(error: BaseException) -> bool:
-    """Whether an error was raised by this library's code, and not by a model's."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    name = at.tb_frame.f_globals.get("__name__", "") if at is not None else ""
-    return name.split(".")[0] == __name__.split(".")[0]
 
 
 def _arguments(

@@ -19,10 +19,11 @@ from twohop_lib.interventions import forward, hooks
 from twohop_lib.interventions.agreement import Agreement, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, layout
 from twohop_lib.interventions.recording import Recording, extended, record
-from twohop_lib.models.blocks import UnsupportedSite
+from twohop_lib.models.blocks import UnsupportedSite, raised_here
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import encode
-from twohop_lib.models.loading import Llm, Vlm, in_float32, out_of_memory
+from twohop_lib.models.loading import Llm, Vlm, in_float32
+from twohop_lib.models.memory import in_batches, out_of_memory
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.roles import TokenRoles, token_roles
 
@@ -145,37 +146,15 @@ class Engine(Decoder):
         """Run edits of one kind and layout in batches, smaller ones where memory runs out."""
         size = max(1, min(self.batch_size, POSITIONS // (edits[0].target.n - edits[0].since)))
         # Neighbours in layer and donor share work.
-        waiting = sorted(range(len(edits)), key=lambda i: edits[i].enters)
-        logits: dict[int, Tensor] = {}
-        texts: dict[int, str] = {}
-        while waiting:
-            part = waiting[:size]
-            done = self._if_memory_lasts(run, [edits[i] for i in part], max_new_tokens)
-            if done is None:
-                if len(part) == 1:
-                    raise TwohopError(
-                        "Memory runs out on a single prompt; load the model with a smaller dtype, "
-                        "quantised, or with device='auto'."
-                    )
-                size = len(part) // 2
-                continue
-            logits |= zip(part, done[0], strict=True)
-            texts |= zip(part, done[1], strict=True)
-            waiting = waiting[size:]
-        every = range(len(edits))
-        return torch.stack([logits[i] for i in every]), [texts[i] for i in every]
+        order = sorted(range(len(edits)), key=lambda i: edits[i].enters)
 
-    def _if_memory_lasts(self, run: Callable[..., Results], *given: Any) -> Results | None:
-        try:
-            return run(self, *given)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        # Behind the handler, where the failed run's tensors are gone.
-        self.features.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return None
+        def run_part(part: list[int]) -> list[tuple[Tensor, str]]:
+            logits, texts = run(self, [edits[i] for i in part], max_new_tokens)
+            return list(zip(logits, texts, strict=True))
+
+        found, _ = in_batches(run_part, order, size, self.features.clear)
+        done = [one for _, one in sorted(zip(order, found, strict=True), key=lambda x: x[0])]
+        return torch.stack([logits for logits, _ in done]), [text for _, text in done]
 
     # --- is splicing exact? ---
 
@@ -257,7 +236,7 @@ class Engine(Decoder):
         except (TwohopError, RuntimeError, TypeError, ValueError) as error:
             # What the model's own code cannot do in float32 says nothing about splicing.
             known = isinstance(error, TwohopError) or out_of_memory(error)
-            if not known and forward.raised_here(error):
+            if not known and raised_here(error):
                 raise
         return []
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.loading import first_sentence
+from twohop_lib.models.memory import out_of_memory
 
 #: Tokens of the run that tells where the blocks are.
 PROBE_LENGTH = 6
@@ -33,6 +35,31 @@ class UnsupportedSite(TwohopError):
 def early_blocks(n_blocks: int) -> int:
     """How many of the lowest blocks count as early: a quarter of them, at least two."""
     return max(2, n_blocks // 4)
+
+
+@contextmanager
+def as_unsupported(what: str) -> Iterator[None]:
+    """Raise what a model's own code cannot do as UnsupportedSite, which begins with ``what``.
+
+    Errors of this library's code, and memory that runs out, pass as they are.
+    """
+    try:
+        yield
+    except UnsupportedSite:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error) or raised_here(error):
+            raise
+        raise UnsupportedSite(f"{what} ({first_sentence(error)}).") from error
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether an error was raised by this library's code, and not by a model's."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    name = at.tb_frame.f_globals.get("__name__", "") if at is not None else ""
+    return name.split(".")[0] == __name__.split(".")[0]
 
 
 @dataclass(frozen=True, eq=False)

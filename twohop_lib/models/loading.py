@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.memory import out_of_memory
 
 
 @dataclass(frozen=True)
@@ -301,13 +302,6 @@ def _hub_error(error: BaseException, source: str) -> TwohopError | None:
             "hub cannot be reached; connect, or give the folder of a downloaded model."
         )
     return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or here (which torch says in words)."""
-    told = ("can't allocate memory", "not enough memory")
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error) for words in told)
 
 
 def first_sentence(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from twohop_lib.models.inputs import (
     stop_ids,
 )
 from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.memory import in_batches
 from twohop_lib.models.prompts import Prompt, render
 
 BATCH_SIZE = 64
@@ -170,35 +171,16 @@ def _in_batches(
         encoded = model.tokenizer([texts[i] for i in group], add_special_tokens=False)
         length = dict(zip(group, map(len, encoded["input_ids"]), strict=True))
         group.sort(key=lambda i: (-length[i], i))
-        while group:
-            rows = group[:batch_size]
-            done = or_out_of_memory(run, rows)
-            if done is None:
-                if len(rows) == 1:
-                    raise TwohopError(
-                        "The GPU runs out of memory on a single prompt; load the model with a "
-                        "smaller dtype, quantised, or with device='auto'."
-                    )
-                batch_size = len(rows) // 2
-                continue
-            results.update(zip(rows, done, strict=True))
-            group = group[len(rows) :]
+
+        @torch.inference_mode()
+        def told(rows: list[int]) -> list[_Result]:
+            done = run(rows)
             if bar is not None:
                 bar.update(len(rows))
+            return done
+
+        done, batch_size = in_batches(told, group, batch_size)
+        results.update(zip(group, done, strict=True))
     if bar is not None:
         bar.close()
     return [results[i] for i in range(len(texts))]
-
-
-@torch.inference_mode()
-def or_out_of_memory(
-    run: Callable[[list[int]], list[_Result]], rows: list[int]
-) -> list[_Result] | None:
-    try:
-        return run(rows)
-    except torch.OutOfMemoryError:
-        pass
-    # Only out here is the failed run's memory free: the exception held on to its tensors.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None

@@ -20,8 +20,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.blocks import UnsupportedSite, as_unsupported
 from twohop_lib.models.inputs import continued, encode, front, shown_pictures, special_tokens
 from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.memory import in_batches
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.runs import evaluate, generate, store
 from twohop_lib.runs.conditions import CONDITIONS as CONDITION
@@ -97,8 +99,8 @@ def _is_exact(
     wanted = _whole_runs(model, prompt, picture, texts, batch_size)
     try:
         got = _behind(model, prompt, picture, texts, batch_size)
-    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
-        return False  # No such keys and values, or none that rows can share.
+    except UnsupportedSite:
+        return False
     same_ids = [[i for i, _ in a] == [i for i, _ in b] for a, b in zip(got, wanted, strict=True)]
     allowed = TOLERANCE.get(model.model.dtype, TOLERANCE[torch.bfloat16])
     return all(same_ids) and all(
@@ -143,7 +145,12 @@ def _behind(
     own = model.tokenizer(before, **special_tokens(model, before))["input_ids"]
     # A tokenizer may join the prompt's last tokens to an answer's first: those are run again.
     n = inputs["input_ids"].shape[1] - (len(own) - shared)
-    kept = [(x.keys[:, :, :n], x.values[:, :, :n]) for x in out.past_key_values.layers]
+    sharing = f"Rows cannot share a prompt's keys and values in this {type(model.model).__name__}"
+    with as_unsupported(sharing):
+        layers = [(x.keys, x.values) for x in out.past_key_values.layers]
+    if any(keys is None or keys.ndim != 4 for keys, _ in layers):
+        raise UnsupportedSite(f"{sharing} (linear attention).")
+    kept = [(keys[:, :, :n], values[:, :, :n]) for keys, values in layers]
     next_token = out.logits[0, n - 1].float().log_softmax(-1)
     tails = [row[shared:] for row in ids]
 
@@ -156,7 +163,9 @@ def _behind(
         if width:
             cache = Cache(layers=[_Shared(k, v) for k, v in kept])
             behind = torch.tensor(padded, device=device)
-            logits = model.model(input_ids=behind, past_key_values=cache, use_cache=True).logits
+            with as_unsupported(sharing):
+                made = model.model(input_ids=behind, past_key_values=cache, use_cache=True)
+            logits = made.logits
             later = logits.float().log_softmax(-1)
         found = []
         for row, i in enumerate(rows):
@@ -167,20 +176,8 @@ def _behind(
 
     # Like lengths together; those of one token come at no cost.
     order = sorted(range(len(texts)), key=lambda i: -len(tails[i]))
-    results: dict[int, Scored] = {}
-    while order:
-        rows = order[:batch_size]
-        done = generate.or_out_of_memory(run, rows)
-        if done is None and len(rows) == 1:
-            raise TwohopError(
-                "The GPU runs out of memory on a single prompt; load the model with a smaller "
-                "dtype, quantised, or with device='auto'."
-            )
-        if done is None:
-            batch_size = len(rows) // 2
-            continue
-        results.update(zip(rows, done, strict=True))
-        order = order[len(rows) :]
+    done, _ = in_batches(run, order, batch_size)
+    results = dict(zip(order, done, strict=True))
     return [results[i] for i in range(len(texts))]
 
 
