@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts import layers, switch
+from twohop_lib.readouts import freeze_words, layers, switch
+from twohop_lib.readouts.shares import share_table
 from twohop_lib.stats import proportion_interval
 
 LAYERS = 8
@@ -194,9 +195,14 @@ def frozen(turns):
 
 
 def test_the_blocks_that_a_picture_needs_in_words():
-    assert switch.blocks_needed(frozen([3] * 8)) == "3.5"  # frozen at k, k + 1 blocks read it
-    assert switch.blocks_needed(frozen([0] * 8)) == "at most 1"
-    assert switch.blocks_needed(frozen([0] * 3 + [LAYERS] * 5)[lambda f: f["layer"] < 8]) == "none"
+    def needed(kept):
+        kept = kept.assign(task="identify")
+        table = switch.switch_table(kept, "retained", ("model", "task", "until"))
+        return freeze_words.blocks_needed(kept, table)["m", "identify"]
+
+    assert needed(frozen([3] * 8)) == "3.5"  # frozen at k, k + 1 blocks read it
+    assert needed(frozen([0] * 8)) == "at most 1"
+    assert needed(frozen([0] * 3 + [LAYERS] * 5)[lambda f: f["layer"] < 8]) == "none"
 
 
 # --- first layers -----------------------------------------------------------------------------
@@ -215,7 +221,8 @@ def test_the_first_layer_that_passes():
 
 def test_the_highest_and_the_lowest_row():
     frame = crossed([4] * 4).assign(says=lambda f: f["says"].mask(f["layer"] == 3, "neither"))
-    table = switch.neither(frame)
+    frame = frame.assign(neither=frame["says"].eq("neither"))
+    table = share_table(frame, "neither", ("model", "layer"))
     top = layers.highest(table)
     assert (top["model"], top["layer"], top["value"], top["n_items"]) == ("m", 3, 1, 4)
     assert layers.lowest(table)["layer"] == 0  # the first of equals

@@ -157,7 +157,9 @@ class Study:
                     self.questions,
                     conditions=missing,
                     batch_size=self.batch_size,
-                    **self.labels(name),
+                    model_name=name,
+                    seed=self.seed,
+                    folder=self.work or None,
                 )
                 for condition, part in answers.groupby("condition", sort=False):
                     self._answers[name, str(condition)] = part
@@ -198,10 +200,6 @@ class Study:
         missed = self.all_missed(model, "llm_by_name")
         back = (q for q in missed if matches(answers(q)[1][0], q.answers))
         return next(back, missed[0])
-
-    def labels(self, model: str) -> dict[str, Any]:
-        """What an evaluation of a model is labelled with, and where it is kept."""
-        return {"model_name": model, "seed": self.seed, "folder": self.work or None}
 
     def recognised(self, model: str) -> set[str]:
         """Ids of the entities that a model names from their pictures; it may be none."""

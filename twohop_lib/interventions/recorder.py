@@ -11,7 +11,6 @@ from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.inputs import GREY
-from twohop_lib.models.prompts import Prompt
 from twohop_lib.runs.conditions import prompt_of
 
 
@@ -54,15 +53,6 @@ class Recorder:
             prompt = replace(prompt, text=prompt.text.replace(asked.entity, shown.entity))
         entity = shown.entity if shown.entity in prompt.text + prompt.prefill else None
         return self.engine.record(prompt, picture, entity, self.max_new_tokens, self.from_start)
-
-
-def named_recording(
-    backbone: Engine, question: Question, named: Question | None = None
-) -> Recording:
-    """The backbone's run on a question that names an entity (another's name: ``named``)."""
-    entity = (named or question).entity
-    text = question.question_by_name.replace(question.entity, entity)
-    return backbone.record(Prompt("by_name", text, False), None, entity, from_start=True)
 
 
 def own_blocks(engine: Engine) -> list[int]:

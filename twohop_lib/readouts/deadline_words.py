@@ -19,7 +19,7 @@ from twohop_lib.readouts.arrival import Fit, recalled_by_layer
 from twohop_lib.readouts.captions import percent
 from twohop_lib.readouts.layers import first_below
 from twohop_lib.readouts.probes import facts_read_off
-from twohop_lib.readouts.tables import counted_table, joined, share_words
+from twohop_lib.readouts.tables import share_words, whose_table
 from twohop_lib.stats import Interval
 
 #: What the shares of :func:`~twohop_lib.readouts.attribution_shares.shares_by_half` are of.
@@ -102,12 +102,7 @@ def about_one(written: pd.DataFrame, state: int, n_blocks: int) -> str:
 def whose_facts(written: pd.DataFrame) -> pd.DataFrame:
     """Whose fact is given, by arm, state and layer, as texts."""
     rows = written.dropna(subset=["layer"]).sort_values(["arm", "state", "layer"], kind="stable")
-    each = [
-        rows.assign(whose=who, given=rows["follows"].eq(who))
-        for who in ("right", "donor", "neither")
-    ]
-    by = ("arm", "state", "layer")
-    return counted_table(joined(*each), by, "whose", "given", words=share_words(0))
+    return whose_table(rows, ("arm", "state", "layer"))
 
 
 def what_states_carry(

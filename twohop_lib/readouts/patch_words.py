@@ -20,7 +20,7 @@ from twohop_lib.readouts.captions import (
 )
 from twohop_lib.readouts.selection import best_of_all, best_on_dev
 from twohop_lib.readouts.shares import ALL_WORLDS, paired_differences, share_by_world, share_table
-from twohop_lib.readouts.tables import counted_table, joined, share_words
+from twohop_lib.readouts.tables import counted_table, joined, share_words, whose_table
 
 BACK, BEST = "back-patching", "back-patching, best of all"
 #: Methods in the order in which they are shown.
@@ -95,11 +95,7 @@ def brings_back(table: pd.DataFrame) -> str:
 def whose_facts(missed: pd.DataFrame) -> pd.DataFrame:
     """Whose fact is given after each method of :data:`FOLLOWED`, as texts."""
     rows = missed[missed["method"].isin(FOLLOWED)]
-    each = [
-        rows.assign(whose=who, given=rows["follows"].eq(who))
-        for who in ("right", "donor", "neither")
-    ]
-    return counted_table(joined(*each), ("model", "method"), "whose", "given", words=share_words(0))
+    return whose_table(rows, ("model", "method"))
 
 
 def harm(patched: pd.DataFrame) -> pd.DataFrame | str:

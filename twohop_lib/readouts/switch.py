@@ -75,13 +75,6 @@ def balance(frame: pd.DataFrame) -> pd.Series:
     return frame["says"].map({"target": 1.0, "donor": 0.0, "neither": 0.5}).astype(float)
 
 
-def neither(frame: pd.DataFrame, by: Sequence[str] = ("model", "layer")) -> pd.DataFrame:
-    """How often an answer is neither target's nor donor's: the table of a curve, by layer."""
-    return share_table(
-        frame.assign(neither=frame["says"].eq("neither")), "neither", by, donor=_donor(frame)
-    )
-
-
 def curve(
     frame: pd.DataFrame,
     value: str | tuple[str, str],
@@ -218,18 +211,6 @@ def switch_words(
     if switch is None or pd.isna(switch):
         return NEVER
     return f"{switch:.{digits}f}{spread_words(low, high, digits)}"
-
-
-def blocks_needed(frame: pd.DataFrame, value: str = "retained") -> str:
-    """How many blocks must read the picture before half is back, in words, for one freeze.
-
-    ``at most 1`` where half is there with the picture frozen as it enters the model, ``none``
-    where the curve turns nowhere.
-    """
-    found = switch_layer(frame, value)
-    if found.estimate is None and frame.loc[frame["layer"] == 0, value].mean() >= 0.5:
-        return "at most 1"
-    return switch_words(found.estimate)
 
 
 def retained(frame: pd.DataFrame, by: Sequence[str] = ("model", "task", "until")) -> pd.DataFrame:

@@ -63,6 +63,15 @@ def counted_table(
     return table.rename(index=named, columns=named).rename_axis(columns=None)
 
 
+def whose_table(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """How often the target's right fact, the donor's or neither's is given (``follows``)."""
+    each = [
+        frame.assign(whose=who, given=frame["follows"].eq(who))
+        for who in ("right", "donor", "neither")
+    ]
+    return counted_table(joined(*each), by, "whose", "given", words=share_words(0))
+
+
 def each_model(
     records: pd.DataFrame, table_of: Callable[..., pd.DataFrame], **options: Any
 ) -> pd.DataFrame:

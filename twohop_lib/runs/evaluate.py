@@ -11,9 +11,8 @@ import pandas as pd
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError, suggest
-from twohop_lib.models.inputs import front
 from twohop_lib.models.loading import Llm, Vlm
-from twohop_lib.models.prompts import ChoiceForm, render
+from twohop_lib.models.prompts import ChoiceForm
 from twohop_lib.runs import conditions as asking
 from twohop_lib.runs import generate, store
 
@@ -86,16 +85,9 @@ def evaluate(
 
         key: dict[str, Any] = {}
         if folder is not None:
-            # Some chat templates write today's date, or words for models alone.
-            texts = [render(front(model), prompt) for prompt in built]
             key = {
                 **labels,
-                **store.code_key(),
-                "weights": store.model_key(model),
-                "benchmark": benchmark.hash,
-                "condition": condition,
-                "questions": [q.question_id for q in chunk],
-                "prompts": store.digest({"texts": texts}),
+                **store.asked_key(model, benchmark, condition, chunk, built),
                 "names": store.digest({"names": names}),
                 "choice": choice,
                 "max_new_tokens": max_new_tokens,

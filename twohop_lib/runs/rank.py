@@ -255,15 +255,9 @@ def rank(
             )
             key: dict[str, Any] = {}
             if folder is not None:
-                rendered = [render(front(model), prompt) for prompt in built]
                 key = {
                     **labels,
-                    **store.code_key(),
-                    "weights": store.model_key(model),
-                    "benchmark": benchmark.hash,
-                    "condition": condition,
-                    "questions": [q.question_id for q in chunk],
-                    "prompts": store.digest({"texts": rendered}),
+                    **store.asked_key(model, benchmark, condition, chunk, built),
                     "candidates": store.digest({"texts": texts}),
                     "batch_size": batch_size,
                 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ import pandas as pd
 
 from twohop_lib import records
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.prompts import Prompt, render
 
 if TYPE_CHECKING:
+    from twohop_lib.benchmark.schema import Benchmark, Question
     from twohop_lib.models.loading import Llm, Vlm
 
 
@@ -94,3 +96,24 @@ def code_key() -> dict[str, Any]:
     The whole library, not a list of modules: a list typed by hand misses what is imported later.
     """
     return {"code": records.library_hash(), "versions": records.versions()}
+
+
+def asked_key(
+    model: Vlm | Llm,
+    benchmark: Benchmark,
+    condition: str,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+) -> dict[str, Any]:
+    """Return what identifies questions put to a model in one condition, and the code that does."""
+    front = getattr(model, "processor", model.tokenizer)
+    # Some chat templates write today's date, or words for models alone.
+    texts = [render(front, prompt) for prompt in prompts]
+    return {
+        **code_key(),
+        "weights": model_key(model),
+        "benchmark": benchmark.hash,
+        "condition": condition,
+        "questions": [question.question_id for question in questions],
+        "prompts": digest({"texts": texts}),
+    }
