@@ -14,9 +14,10 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,22 @@ class Manifest(_Strict):
             raise TwohopError(
                 f"{path} is not a manifest of this version ({where}: {first['msg']}); rerun."
             ) from error
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """Return a hash of the names and contents of files; one that has not changed is read once."""
+    stamps = ((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files))
+    return _content_hash(tuple(stamps))
+
+
+@lru_cache
+def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, size, _ in stamps:
+        with open(name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        total.update(f"{Path(name).name}\0{size}\0".encode() + content)
+    return total.hexdigest()
 
 
 def library_hash(root: str | Path | None = None) -> str:

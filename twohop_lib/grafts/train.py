@@ -7,13 +7,11 @@ picture is run once and kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from twohop_lib.grafts.recipes import Phase, Recipe, mark
 from twohop_lib.grafts.tower import drawn_features, random, train_tower
 from twohop_lib.models.loading import Llm
 from twohop_lib.organisms.stages import run_stage, schedule
+from twohop_lib.records import content_hash
 
 WARMUP = 20
 #: Tokens, by low id, that replies are told from besides their own.
@@ -90,20 +89,8 @@ def train(
 
 def fingerprint(weights: Path) -> str:
     """Eight digits of a file of weights, or of all in a folder, whatever else lies there."""
-    found = [weights] if weights.is_file() else sorted(weights.glob("*.safetensors"))
-    files = [f for f in found if f.name != assemble.SHARED]
-    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    return _fingerprint(stamps)
-
-
-@lru_cache
-def _fingerprint(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for name, size, _ in stamps:
-        with open(name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        total.update(f"{Path(name).name}\0{size}\0".encode() + content)
-    return total.hexdigest()[:8]
+    found = [weights] if weights.is_file() else weights.glob("*.safetensors")
+    return content_hash(f for f in found if f.name != assemble.SHARED)[:8]
 
 
 def _require_text_model(llm: Path) -> None:

@@ -74,19 +74,7 @@ def model_key(model: Vlm | Llm) -> dict[str, Any]:
 
 def folder_hash(folder: str | Path) -> str:
     """Return a hash of the names and contents of a folder's files, sub-folders left out."""
-    files = sorted(f for f in Path(folder).iterdir() if f.is_file())
-    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    return _content_hash(stamps)
-
-
-@lru_cache
-def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for name, size, _ in stamps:
-        with open(name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        total.update(f"{Path(name).name}\0{size}\0".encode() + content)
-    return total.hexdigest()
+    return records.content_hash(f for f in Path(folder).iterdir() if f.is_file())
 
 
 @lru_cache
