@@ -751,3 +751,8 @@ def test_the_outcome_is_counted_on_facts_that_the_picture_could_give():
     assert sorted(kept["question_id"]) == ["a1", "c1", "c2", "c3"]
     taught = held_out(pd.DataFrame(rows).assign(model="facts"))
     assert "c3" not in set(taught["question_id"])
+
+
+def test_a_list_of_no_grafts_says_so(capsys):
+    cards.print_cards([])
+    assert "none ships yet" in capsys.readouterr().out
