@@ -31,6 +31,7 @@ from twohop_lib.grafts import (
     documents,
     fewshot,
     language,
+    recipes,
     shipped,
     train,
 )
@@ -343,6 +344,22 @@ def test_no_recipe_but_facts_sees_a_fact_and_facts_only_those_of_its_half(benchm
         said = {look[2] for s in seen.shown for look in made.subjects[s].looks}
         assert set(seen.replies) <= said
     assert documents.half(list("abcdefgh"), 0) != documents.half(list("abcdefgh"), 1)
+
+
+def test_the_recipes_of_a_curve_differ_from_caption_in_one_thing():
+    caption = RECIPES["caption"]
+    for name, weight in recipes.DOSES.items():
+        (phase,) = RECIPES[name].phases
+        if not np.isinf(weight):
+            assert phase == replace(caption.phases[0], regression=weight)
+        else:
+            assert phase == replace(caption.phases[0], documents={}, regression=1.0)
+        assert RECIPES[name].tower == caption.tower
+    for name, tokens in recipes.TOKENS.items():
+        assert RECIPES[name].tower.image_tokens == tokens
+        like = replace(RECIPES[name], tower=caption.tower, summary="")
+        assert like == replace(RECIPES[name.partition("-")[0]], summary="")
+    assert len({mark(r) for r in RECIPES.values()}) == len(RECIPES)
 
 
 def test_what_is_seen_is_read_off_the_drawing_and_never_names_the_country():

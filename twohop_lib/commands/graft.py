@@ -35,7 +35,10 @@ def path(name: str, seed: Seed = 0, llm: LanguageModel = GEMMA) -> None:
 
 @graft_app.command()
 def train(
-    recipe: Annotated[str, typer.Option(help="caption, described, facts, aligned, names, tuned.")],
+    recipe: Annotated[
+        str,
+        typer.Option(help="caption, described, facts, aligned, names, tuned, or one of a curve."),
+    ],
     llm: LanguageModel = GEMMA,
     benchmark: Annotated[str, typer.Option(help="Source, or folder of a built one.")] = "flags",
     seed: Seed = 0,

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.grafts.recipes import RECIPES
 
 NAMES = ("caption", "described", "facts", "aligned", "names", "tuned")
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -26,5 +27,5 @@ def cache_folder() -> Path:
 
 def check_name(name: str) -> None:
     """Raise ``TwohopError`` with the nearest known name if ``name`` is no recipe."""
-    if name not in NAMES:
-        raise TwohopError(f"no graft is called {name!r}; {suggest(name, NAMES)}")
+    if name not in RECIPES:
+        raise TwohopError(f"no graft is called {name!r}; {suggest(name, tuple(RECIPES))}")

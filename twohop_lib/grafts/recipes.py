@@ -1,15 +1,17 @@
 """How each graft is made: every number of its training, in one place.
 
 No recipe but ``facts`` ever sees a fact. What a phase's ``documents`` are is written in
-:mod:`.documents`.
+:mod:`.documents`. Beside the six that have names of their own stand those of two curves: the dose
+of regression (:data:`DOSES`) and the number of image tokens (:data:`TOKENS`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SEEDS = (0, 1, 2)
@@ -101,6 +103,35 @@ RECIPES: dict[str, Recipe] = {
         tuned_rank=8,
     ),
 }
+
+#: The dose between ``caption`` and ``names``: by name, how much regression weighs beside captions.
+#: Steps, batch and rate are those of ``caption``. Without bound: regression alone.
+DOSES = {
+    **{f"caption-{weight}": weight for weight in (0.03, 0.1, 0.3, 1.0, 3.0)},
+    "regression": math.inf,
+}
+#: Recipes with another number of image tokens: by name, how many.
+TOKENS = {f"{name}-{n}-tokens": n for name in ("caption", "names") for n in (4, 16, 25)}
+
+
+def _dosed(weight: float) -> Recipe:
+    if math.isinf(weight):
+        phase = replace(_NAMING, documents={}, regression=1.0)
+        return Recipe("regression alone, for as many steps as captions", (phase,))
+    return Recipe(
+        f"captions that name it, with regression on the name weighed {weight}",
+        (replace(_NAMING, regression=weight),),
+    )
+
+
+def _with_tokens(name: str, tokens: int) -> Recipe:
+    recipe = RECIPES[name.partition("-")[0]]
+    tower = replace(recipe.tower, patch_size=recipe.tower.image_size // math.isqrt(tokens))
+    return replace(recipe, summary=f"{recipe.summary}; {tokens} image tokens", tower=tower)
+
+
+RECIPES |= {name: _dosed(weight) for name, weight in DOSES.items()}
+RECIPES |= {name: _with_tokens(name, tokens) for name, tokens in TOKENS.items()}
 
 
 def mark(*parts: Any) -> str:
