@@ -60,6 +60,7 @@ def test_every_check_holds_and_random_weights_are_told(family, world):
     _, pair = family
     report = check(pair, world)
     assert {name: c for name, c in report.checks.items() if not c.ok} == {}
+    assert report.unlike_a_session == ()
     assert report.untrained and report.surprise > 0.9
     assert report.drift == (None if pair.llm is None else 0)
     assert report.n_blocks == Blocks.of(pair.vlm.model).n_blocks
@@ -106,7 +107,7 @@ def test_the_backbone_is_the_vlms_own_language_model(family):
         return
     prompt = Prompt("by_name", "Who founded the house of Valdric?", False)
     inputs = encode(pair.vlm, [render(pair.vlm.processor, prompt)], [None], "left")
-    words = encode(pair.llm, [render(pair.llm.tokenizer, prompt)], [None], "left")
+    words = encode(pair.llm, [render(pair.llm.front, prompt)], [None], "left")
     assert inputs["input_ids"].tolist() == words["input_ids"].tolist()
     with torch.inference_mode():
         ours = pair.vlm.model(**inputs, use_cache=False).logits

@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers_tiny import tiny_llm, tiny_vlm
+from helpers_tiny import TEMPLATE, tiny_llm, tiny_vlm
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 from twohop_lib import records
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.interventions import plain_session
 from twohop_lib.models import inputs, loading, prompts
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.prompts import build, render
@@ -203,17 +205,25 @@ def test_missing_pictures_and_wrong_lengths_are_refused(vlm):
         answer(vlm, [prompt], [picture(0)], batch_size=0)
 
 
-def test_the_template_and_the_tokenizer_write_one_bos_between_them(vlm):
-    tokenizer = load_vlm(vlm.source).tokenizer
-    from tokenizers import processors
-
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+@pytest.mark.parametrize("written", ["<bos>", ""])
+def test_the_template_and_the_tokenizer_write_one_bos_between_them(vlm, llm, written):
+    """As in a plain session: a text model's template is alone in writing special tokens."""
+    own = load_vlm(vlm.source)
+    own.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", own.tokenizer.bos_token_id)]
     )
-    model = generate.Llm(vlm.model, tokenizer, "x")
-    for text in ("<bos>USER: Who", "USER: Who"):
-        ids = inputs.encode(model, [text], [None], "left")["input_ids"][0].tolist()
-        assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    template = written + TEMPLATE.removeprefix("<bos>")
+    own.processor.chat_template = own.tokenizer.chat_template = template
+    reader = generate.Llm(llm.model, own.tokenizer, "x")
+    for kind, shown in (("by_name", None), ("identify", picture(0))):
+        prompt = build(kind, QUESTIONS[0])
+        ids = plain_session.ours(own, prompt, shown).ids
+        assert ids.count(own.tokenizer.bos_token_id) == 1 and ids[0] == own.tokenizer.bos_token_id
+        assert plain_session.differences(own, prompt, shown, "") == ()
+    prompt = build("by_name", QUESTIONS[0])
+    ids = plain_session.ours(reader, prompt, None).ids
+    assert ids.count(own.tokenizer.bos_token_id) == len(written) // 5
+    assert plain_session.differences(reader, prompt, None, "") == ()
 
 
 def test_progress_reaches_the_number_of_prompts(vlm, mixed):

@@ -54,7 +54,7 @@ class Parts:
     model: Any
     processor: Any
     llm: Any = None
-    llm_template: str = ""
+    llm_template: str | None = None
 
 
 def build(name: str, root: Path, seed: int = 0) -> Checkpoint:
@@ -172,8 +172,8 @@ def llava() -> Parts:
     return Parts(
         t.LlavaForConditionalGeneration(config),
         processor,
+        # As published: Vicuna has no chat template.
         t.LlamaForCausalLM,
-        VICUNA.template(),
     )
 
 
@@ -202,7 +202,7 @@ def llava_next() -> Parts:
         t.LlavaNextForConditionalGeneration(config),
         processor,
         t.MistralForCausalLM,
-        MISTRAL.template(),
+        replace(MISTRAL, start="<s>").template(),
     )
 
 
@@ -802,3 +802,8 @@ BUILDERS: dict[str, Callable[[], Parts]] = {
         mllama,
     )
 }
+
+
+def register(more: dict[str, Callable[[], Parts]]) -> None:
+    """Have further families built by :func:`build`."""
+    BUILDERS.update(more)

@@ -128,6 +128,8 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
         "Shares are of the distance to the run that must be told apart; of another picture's "
         "difference, in what rounding may do."
     )
+    for sentence in report.unlike_a_session or ("Prompts and answers are a plain session's.",):
+        console.print(Text(sentence, style="bold red" if report.unlike_a_session else ""))
     if report.computation == "reference":
         console.print("Splicing is not exact for this model: interventions run whole, and slowly.")
     entities, facts = len(benchmark.entities()), len(benchmark.questions)

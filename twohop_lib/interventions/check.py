@@ -20,14 +20,15 @@ from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import hooks, reference
+from twohop_lib.interventions import hooks, plain_session, reference
 from twohop_lib.interventions.agreement import SHARE, Agreement, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch
+from twohop_lib.interventions.plain_session import differences
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.blocks import Blocks
 from twohop_lib.models.inputs import continued, encode
-from twohop_lib.models.loading import Vlm
+from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.pair import ModelPair, drift
 from twohop_lib.models.prompts import Prompt, build, render
 from twohop_lib.models.registry import architecture_class
@@ -52,7 +53,8 @@ class Report:
     ``surprise`` is that of :func:`surprise`; ``answers`` are by prompt; ``tokens`` are the
     identify prompt's, each with its role; memory is that of the VLM's weights. ``drift`` is how far
     the VLM's language weights are from the backbone's, relative to these (None: no backbone, or
-    quantised weights).
+    quantised weights). ``unlike_a_session`` are sentences on what an ordinary ``transformers``
+    session asks or answers otherwise (:mod:`twohop_lib.interventions.plain_session`).
     """
 
     family: str
@@ -69,11 +71,12 @@ class Report:
     drift: float | None
     seconds_per_answer: float
     notes: tuple[str, ...] = field(default=())
+    unlike_a_session: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
-        """Whether every check holds."""
-        return all(check.ok for check in self.checks.values())
+        """Whether every check holds, and prompts and answers are those of a plain session."""
+        return all(check.ok for check in self.checks.values()) and not self.unlike_a_session
 
     @property
     def nan(self) -> bool:
@@ -134,7 +137,23 @@ def check(pair: ModelPair, benchmark: Benchmark) -> Report:
         memory_mb=sum(p.numel() * p.element_size() for p in vlm.model.parameters()) / 2**20,
         drift=_drift(pair),
         seconds_per_answer=seconds,
-        notes=(*pair.notes, *_of_precision(engine)),
+        notes=(*pair.notes, *plain_session.notes(vlm), *_of_precision(engine)),
+        unlike_a_session=_unlike_a_session(pair, target, shown),
+    )
+
+
+def _unlike_a_session(pair: ModelPair, question: Question, shown: Image.Image) -> tuple[str, ...]:
+    """Hold both arms, and the backbone's, against a plain session of ``transformers``."""
+    asked: list[tuple[Vlm | Llm, str, Image.Image | None, str]] = [
+        (pair.vlm, "by_name", None, "By name"),
+        (pair.vlm, "by_picture", shown, "By picture"),
+    ]
+    if pair.llm is not None:
+        asked.append((pair.llm, "by_name", None, "The backbone, by name"))
+    return tuple(
+        sentence
+        for model, kind, picture, arm in asked
+        for sentence in differences(model, build(kind, question), picture, arm)  # type: ignore[arg-type]
     )
 
 

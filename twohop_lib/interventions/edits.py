@@ -133,7 +133,7 @@ class Freeze:
 
     @property
     def enters(self) -> int:
-        return self.layer + 1 if self.layer < self.until else len(self.target.keys)
+        return self.layer + 1 if self.layer < self.until else self.target.n_blocks
 
     @property
     def since(self) -> int:
@@ -181,7 +181,7 @@ class Write:
 
     @property
     def enters(self) -> int:
-        return min(self.values, default=len(self.target.keys))
+        return min(self.values, default=self.target.n_blocks)
 
     @property
     def since(self) -> int:

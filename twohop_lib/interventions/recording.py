@@ -8,6 +8,7 @@ alone; they are computed once and kept.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twohop_lib.models.blocks import Blocks, UnsupportedSite, hooked
+from twohop_lib.models.blocks import Blocks, hooked
 from twohop_lib.models.roles import TokenRoles
 
 #: What blocks are called with that is theirs alone, and not a property of the positions.
@@ -29,7 +30,8 @@ class Recording:
     ``span`` are the positions [start, stop) of the picture (marks between its tokens counted) or
     of the name; cross-attention models have the empty span (0, 0). ``resid`` is
     ``[n_blocks + 1, n - first, d_model]``, the stream from position ``first`` on. ``keys[b]`` and
-    ``values[b]`` are ``[1, heads, n, d_head]``, ``logits`` ``[vocab]`` those of the next token.
+    ``values[b]`` are ``[1, heads, n, d_head]`` (none at all where a block keeps none of every
+    position: linear attention, shared ones), ``logits`` ``[vocab]`` those of the next token.
     ``calls[b]`` is what block b was called with beside the stream, for ``total`` positions: the
     prompt's and some behind it, which let answers be generated.
     """
@@ -52,6 +54,11 @@ class Recording:
         """How many positions the prompt has."""
         return len(self.ids)
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the model has."""
+        return len(self.resid) - 1
+
     def stream(self, layer: int, since: int) -> Tensor:
         """Return ``resid[layer]`` from a position on, ``[1, n - since, d_model]``."""
         return self.resid[layer, since - self.first :].unsqueeze(0)
@@ -71,8 +78,6 @@ def record(
 
     ``max_new_tokens`` may be generated behind it. The stream is kept from the end of ``span`` on,
     or with ``from_start`` from its start.
-
-    Raises UnsupportedSite if a block keeps no keys and values of every position.
     """
     n = inputs["input_ids"].shape[1]
     first = span[0] if from_start else span[1]
@@ -111,11 +116,10 @@ def record(
 
 def _listen(calls: list[dict[str, Any]]) -> Any:
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if len(args) > 1:
-            raise UnsupportedSite(
-                f"{type(module).__name__} is called with unnamed arguments beside the stream."
-            )
-        calls.append({name: value for name, value in kwargs.items() if name not in _OWN})
+        # Unnamed arguments beside the stream (Gemma 4) are named as the block names them.
+        named = dict(zip(inspect.signature(module.forward).parameters, args, strict=False))
+        named.pop(next(iter(named), ""), None)
+        calls.append({k: v for k, v in (named | kwargs).items() if k not in _OWN})
 
     return hook
 
@@ -142,10 +146,7 @@ def _kept(
         k = getattr(layers[b], "keys", None) if b < len(layers) else None
         v = getattr(layers[b], "values", None) if k is not None else None
         if k is None or k.ndim != 4 or (b not in blocks.cross and k.shape[2] != total):
-            raise UnsupportedSite(
-                f"Block {b} of this {type(blocks.model).__name__} keeps no keys and values of "
-                "every position (linear attention, a sliding window, or shared ones)."
-            )
+            return (), ()
         # Copies: views would keep the positions behind the prompt alive.
         cut = b not in blocks.cross and total > n
         keys.append(k[:, :, :n].clone() if cut else k)
@@ -182,8 +183,8 @@ def _digest(call: Mapping[str, Any]) -> str:
             total.update(value.detach().float().cpu().numpy().tobytes())
 
     for name in sorted(call):
-        if name.endswith("_states"):
-            continue  # The picture itself, in cross-attention models.
+        if name.endswith(("_states", "_input")):
+            continue  # The picture itself: in cross-attention models, or for each block again.
         total.update(name.encode())
         add(call[name])
     return total.hexdigest()[:16]

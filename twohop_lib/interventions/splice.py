@@ -65,8 +65,7 @@ class Engine(Decoder):
 
         Raises TwohopError if there is neither picture nor name.
         """
-        front = getattr(self.owner, "processor", self.owner.tokenizer)
-        inputs = encode(self.owner, [render(front, prompt)], [picture], "left")
+        inputs = encode(self.owner, [render(self.owner.front, prompt)], [picture], "left")
         ids = inputs["input_ids"][0].tolist()
         roles = token_roles(self.owner, prompt, ids, self.site, entity)
         span = self._span(roles, picture)
@@ -186,6 +185,8 @@ class Engine(Decoder):
 
     def _is_exact(self, edit: Edit) -> bool:
         try:
+            if not edit.target.keys:
+                return False
             held = self.trial(edit)
             if self.model.dtype != torch.float32 and all(one.ok for one in held):
                 held = self.trial_in_float32(edit) or held

@@ -2,11 +2,13 @@
 
 No table of model names: a list of modules is the decoder if each of its members, in order, takes
 and returns the residual stream (``[batch, pos, d_model]``); a member's attention and MLP are the
-two children whose outputs, added to what enters the block, make what leaves it.
+two children whose outputs, added to what enters the block, make what leaves it (up to a factor
+that the block puts on them, or on all).
 
 Index frame, of L blocks: ``resid[l]``, l = 0 … L, is the stream *entering* block l; ``resid[0]``
 are the embeddings with the picture's features merged in, and ``resid[L]`` leaves the last block,
-before the final norm. ``mlp_out[b]`` and ``attn_out[b]`` are what block b's MLP and attention add.
+before the final norm. ``mlp_out[b]`` and ``attn_out[b]`` are what block b's MLP and attention add,
+before such a factor.
 """
 
 from __future__ import annotations
@@ -344,15 +346,30 @@ def _parts(block: nn.Module, trace: _Trace) -> tuple[nn.Module | None, nn.Module
         value = trace.left[child][0]
         if len(trace.left[child]) == 1 and value is not None and value.numel() == left.numel():
             outputs.append((child, value.reshape(left.shape).float()))
-    added = left.float() - entered.float()
     # Rounding is of the size of the stream, not of what is added to it.
     allowed = 4 * torch.finfo(left.dtype).eps * left.float().abs().max().item() + 1e-5
     best: tuple[float, nn.Module, nn.Module] | None = None
-    for (first, a), (second, m) in itertools.combinations(outputs, 2):
-        off = (a + m - added).abs().max().item()
-        if off <= allowed and (best is None or off < best[0]):
-            best = (off, first, second)
-    return (best[1], best[2]) if best else (None, None)
+    for n in (2, 3):
+        # Of three, the third is told of the token or the picture beside the stream (Gemma 4).
+        for chosen in itertools.combinations(outputs, n):
+            off = _off(left.float(), entered.float(), sum(value for _, value in chosen))
+            if off <= allowed and (best is None or off < best[0]):
+                best = (off, chosen[0][0], chosen[1][0])
+        if best:
+            return best[1], best[2]
+    return None, None
+
+
+def _off(left: Tensor, entered: Tensor, added: Tensor) -> float:
+    """By how much a stream that leaves a block is not what entered plus what was added.
+
+    Some scale what they add (Granite) or all of it (Gemma 4); those factors are found here.
+    """
+    plain = (entered + added - left).abs().max().item()
+    both = torch.stack([entered.flatten(), added.flatten()], dim=1).double()
+    factors = torch.linalg.lstsq(both, left.flatten().double()[:, None]).solution
+    scaled = (both @ factors)[:, 0] - left.flatten().double()
+    return min(plain, scaled.abs().max().item())
 
 
 def _final_norm(parent: nn.Module) -> nn.Module | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from twohop_lib.models.loading import Llm, Vlm, first_sentence
 from twohop_lib.models.prompts import Prompt, render
 
 GREY = (128, 128, 128)
+#: Inputs that say which positions are text; models that do not take them do not need them.
+_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 #: Greedy search, whatever the checkpoint's own generation settings say.
 GREEDY = {
@@ -36,7 +38,7 @@ def blank_like(image: Image.Image) -> Image.Image:
 
 def front(model: Vlm | Llm) -> Any:
     """What a prompt goes in through: the processor, or the tokenizer of a text model."""
-    return model.processor if isinstance(model, Vlm) else model.tokenizer
+    return model.front
 
 
 def shown_pictures(
@@ -57,9 +59,14 @@ def shown_pictures(
 
 
 def special_tokens(model: Vlm | Llm, text: str) -> dict[str, bool]:
-    """Keep the tokenizer from writing a second <bos> where the template wrote one."""
-    bos = model.tokenizer.bos_token
-    return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    """What a plain session tells the tokenizer of special tokens, so that <bos> comes once.
+
+    A tokenizer's chat template writes them all. A processor's may leave <bos> to the tokenizer, or
+    to the processor.
+    """
+    bos = getattr(model.front, "tokenizer", model.front).bos_token
+    written = model.front is model.tokenizer or (bos and text.startswith(bos))
+    return {"add_special_tokens": False} if written else {}
 
 
 def encode(
@@ -69,29 +76,53 @@ def encode(
 
     ``texts`` are rendered prompts, ``images[i]`` the picture of ``texts[i]`` or None. Rows of
     different length are padded on ``padding_side``. Tensors are on the model's device, pictures
-    in its dtype.
+    in its dtype. With and without a picture they are what :func:`front` makes of them, as in
+    ``apply_chat_template(..., tokenize=True, return_dict=True)``.
     """
     options = {"padding": True, "padding_side": padding_side, "return_tensors": "pt"}
     options |= special_tokens(model, texts[0])
-    if images[0] is None:
-        inputs = model.tokenizer(texts, **options)
-    else:
+    if images[0] is not None:
         inputs = _processed(model, texts, images, options)
-    accepted = inspect.signature(model.model.forward).parameters
-    encoded = {}
-    if images[0] is None and "token_type_ids" in accepted and "token_type_ids" not in inputs:
+    else:
+        inputs = _of_text(model, texts, options)
+    return accepted(model, inputs)
+
+
+def accepted(model: Vlm | Llm, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a processor's output as the model takes it: on its device, and in its dtype."""
+    known = inspect.signature(model.model.forward).parameters
+    ready = {}
+    if isinstance(model, Vlm) and "token_type_ids" in known and "token_type_ids" not in inputs:
         # Prefix models tell what is read in both directions by it; without it, padding decides.
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        ready["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     for name, value in inputs.items():
         # Some processors add labels, which are for training.
-        if name == "labels" or (name == "token_type_ids" and name not in accepted):
+        if name == "labels" or (name in _TYPES and name not in known):
             continue
         if isinstance(value, torch.Tensor):
             # Pixels come as float32; the model may be in half precision.
             dtype = model.model.dtype if value.is_floating_point() else None
             value = value.to(model.model.device, dtype)
-        encoded[name] = value
-    return encoded
+        ready[name] = value
+    return ready
+
+
+def takes_text_alone(model: Vlm | Llm) -> bool:
+    """Whether the processor takes a prompt without a picture (PaliGemma's does not)."""
+    try:
+        model.front(text=["Who?"])
+    except Exception:  # Processors raise what they like.
+        return False
+    return True
+
+
+def _of_text(model: Vlm | Llm, texts: list[str], options: dict[str, Any]) -> Any:
+    try:
+        return model.front(text=texts, **options)
+    except Exception:
+        if takes_text_alone(model):
+            raise
+    return model.tokenizer(texts, **options)
 
 
 def _processed(
@@ -101,7 +132,7 @@ def _processed(
     told: Exception | None = None
     for form in ([[image] for image in images], list(images)):
         try:
-            return model.processor(text=texts, images=form, **options)
+            return model.front(text=texts, images=form, **options)
         except Exception as error:  # Processors raise what they like.
             told = told or error
     raise TwohopError(

@@ -43,15 +43,30 @@ class Vlm:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
+    @property
+    def front(self) -> Any:
+        """What a prompt goes in through: the processor, with a picture and without."""
+        return self.processor
+
 
 @dataclass(frozen=True)
 class Llm:
-    """A loaded text model. ``source`` is the folder or hub id it was loaded from."""
+    """A loaded text model. ``source`` is the folder or hub id it was loaded from.
+
+    ``through`` is the processor of the VLM made from it, for a base model: one without a chat
+    template of its own, which is asked as the VLM is.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     source: str = ""
+    through: Any = None
+
+    @property
+    def front(self) -> Any:
+        """What a prompt goes in through: the tokenizer, or the VLM's processor."""
+        return self.tokenizer if self.through is None else self.through
 
 
 @contextmanager

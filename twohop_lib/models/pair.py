@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ from transformers import (
 )
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models.inputs import encode
 from twohop_lib.models.loading import Llm, Vlm, load_config, load_llm, load_vlm
+from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.registry import Entry, find
 
 Quantise = Literal["4bit", "8bit"]
@@ -142,7 +144,31 @@ def load_pair(
     if llm is None:
         return ModelPair(loaded_vlm, None, entry, None, notes)
     loaded_llm = load_llm(llm, dtype, device, llm_revision, **options)
+    if not loaded_llm.tokenizer.chat_template:
+        loaded_llm = asked_through(loaded_llm, loaded_vlm)
+        notes += (
+            f"{loaded_llm.name} has no chat template of its own, so it is asked through that of "
+            f"{loaded_vlm.name}.",
+        )
     return ModelPair(loaded_vlm, loaded_llm, entry, compatibility(loaded_vlm, loaded_llm), notes)
+
+
+def asked_through(llm: Llm, vlm: Vlm) -> Llm:
+    """Have a base model asked through its VLM's processor: the same words, and the same ids.
+
+    Raises TwohopError if the VLM's template writes tokens that the base model has no embedding of.
+    """
+    asked = replace(llm, through=vlm.processor)
+    ids = encode(vlm, [render(vlm.processor, Prompt("by_name", "Who?", False))], [None], "left")
+    written = ids["input_ids"][0].tolist()
+    size = len(llm.model.get_input_embeddings().weight)
+    if unknown := [token for token in written if token >= size]:
+        raise TwohopError(
+            f"{llm.name} has no chat template, and that of {vlm.name} writes tokens it does not "
+            f"have ({vlm.tokenizer.decode(unknown[:1])!r}); give an instruction-tuned backbone, or "
+            "leave the backbone out."
+        )
+    return asked
 
 
 def _choose_backbone(

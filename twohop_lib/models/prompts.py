@@ -226,21 +226,9 @@ def render(processor_or_tokenizer: Any, prompt: Prompt) -> str:
             "instruction-tuned version of the model, or set processor.chat_template to the one "
             "its authors used."
         )
-    content: list[dict[str, str]] = [{"type": "image"}] if prompt.image else []
-    content.append({"type": "text", "text": prompt.text})
-    turns: list[dict[str, Any]] = [
-        {"role": "user", "content": content if takes_pictures else prompt.text}
-    ]
-    if prompt.prefill:
-        begun = [{"type": "text", "text": prompt.prefill}] if takes_pictures else prompt.prefill
-        turns.append({"role": "assistant", "content": begun})
+    turns, options = turns_of(processor_or_tokenizer, prompt)
     try:
-        text = processor_or_tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=not prompt.prefill,
-            continue_final_message=bool(prompt.prefill),
-        )
+        text = processor_or_tokenizer.apply_chat_template(turns, tokenize=False, **options)
     except Exception as error:  # Templates raise what they like, jinja's own errors among it.
         raise TwohopError(
             f"The model's chat template cannot word a prompt of kind {prompt.kind!r} ({error}); "
@@ -252,3 +240,25 @@ def render(processor_or_tokenizer: Any, prompt: Prompt) -> str:
             "set another chat template."
         )
     return text
+
+
+def turns_of(
+    processor_or_tokenizer: Any, prompt: Prompt
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return what ``apply_chat_template`` is given for a prompt: the turns, and its options.
+
+    A processor is given the turns in parts (picture, text), a plain tokenizer as strings.
+    """
+    in_parts = hasattr(processor_or_tokenizer, "image_processor")
+    content: list[dict[str, str]] = [{"type": "image"}] if prompt.image else []
+    content.append({"type": "text", "text": prompt.text})
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": content if in_parts else prompt.text}
+    ]
+    if prompt.prefill:
+        begun = [{"type": "text", "text": prompt.prefill}] if in_parts else prompt.prefill
+        turns.append({"role": "assistant", "content": begun})
+    return turns, {
+        "add_generation_prompt": not prompt.prefill,
+        "continue_final_message": bool(prompt.prefill),
+    }

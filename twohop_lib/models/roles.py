@@ -36,8 +36,9 @@ class ImageSite:
     ``kind`` "stream": the picture's features take the place of the embeddings of the tokens
     ``token_ids``. ``kind`` "cross-attention": they are keys and values of the blocks
     ``Blocks.cross``, and ``token_ids`` is the token that merely announces the picture.
-    ``late`` are the l > 0 at which more of the picture is added to the stream that enters block l
-    (Qwen3-VL's deepstack): what stands there does not follow from ``resid[0]`` alone.
+    ``late`` are the l > 0 at which more of the picture comes to the stream that enters block l:
+    added to it (Qwen3-VL's deepstack), or in the block below, by what that is called with beside
+    it (Gemma 4's per-layer inputs). What stands there does not follow from ``resid[0]`` alone.
     """
 
     kind: Literal["stream", "cross-attention"]
@@ -74,7 +75,7 @@ class ImageSite:
                     f"{name} lets the picture change the embeddings of words, not of placeholder "
                     "tokens alone; this layout is not supported."
                 )
-            return cls("stream", ids, _late(a))
+            return cls("stream", ids, tuple(sorted({*_late(a), *_beside(a, b)})))
         if blocks.cross:
             token = _placeholder(vlm)
             return cls("cross-attention", frozenset({token} if token is not None else ()))
@@ -192,8 +193,7 @@ def _within(spans: dict[int, tuple[int, int]], start: int, end: int) -> tuple[in
 
 
 def _places(model: Vlm | Llm, prompt: Prompt, ids: list[int]) -> _Places:
-    front = model.processor if isinstance(model, Vlm) else model.tokenizer
-    rendered = render(front, prompt)
+    rendered = render(model.front, prompt)
     if not getattr(model.tokenizer, "is_fast", False):
         raise TwohopError(
             f"The tokenizer of {model.name} keeps no character offsets, which entity positions "
@@ -225,11 +225,15 @@ def _places(model: Vlm | Llm, prompt: Prompt, ids: list[int]) -> _Places:
 
 @dataclass(frozen=True)
 class _Look:
-    """A prompt's ids, and the stream [pos, d_model] entering and leaving each block that ran."""
+    """A prompt's ids, and of each block that ran the stream [pos, d_model] entering and leaving.
+
+    ``beside`` are the other tensors [batch, pos, …] that it is called with, of numbers.
+    """
 
     ids: list[int]
     enter: list[Tensor]
     leave: list[Tensor]
+    beside: list[list[Tensor]]
 
 
 @torch.inference_mode()
@@ -238,6 +242,13 @@ def _look(vlm: Vlm, blocks: Blocks, picture: Image.Image) -> _Look:
     inputs = encode(vlm, [render(vlm.processor, prompt)], [picture], "left")
     enter: list[Tensor] = []
     leave: list[Tensor] = []
+    beside: list[list[Tensor]] = []
+
+    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        further = [*args[1:], *(v for k, v in kwargs.items() if k != "hidden_states")]
+        beside.append([x.cpu() for x in further if isinstance(x, Tensor) and x.is_floating_point()])
+
+    handles = [b.register_forward_pre_hook(note, with_kwargs=True) for b in blocks.blocks]
     with hooked(
         {b: lambda x: enter.append(x[0].float().cpu().clone()) for b in blocks.blocks},
         {b: lambda x: leave.append(x[0].float().cpu().clone()) for b in blocks.blocks},
@@ -250,7 +261,10 @@ def _look(vlm: Vlm, blocks: Blocks, picture: Image.Image) -> _Look:
                 f"{vlm.name} does not run on what its own processor makes of a picture ({line}); "
                 "model and processor do not fit together."
             ) from error
-    return _Look(inputs["input_ids"][0].tolist(), enter, leave)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return _Look(inputs["input_ids"][0].tolist(), enter, leave, beside)
 
 
 def _late(look: _Look) -> tuple[int, ...]:
@@ -259,6 +273,15 @@ def _late(look: _Look) -> tuple[int, ...]:
         n + 1
         for n, (left, enters) in enumerate(zip(look.leave, look.enter[1:], strict=False))
         if not torch.equal(left, enters)
+    )
+
+
+def _beside(a: _Look, b: _Look) -> tuple[int, ...]:
+    """The l that leave a block which is told of the picture by more than the stream."""
+    return tuple(
+        n + 1
+        for n, (one, two) in enumerate(zip(a.beside[:-1], b.beside[:-1], strict=True))
+        if any(x.shape == y.shape and not torch.equal(x, y) for x, y in zip(one, two, strict=False))
     )
 
 

@@ -64,8 +64,7 @@ def model_key(model: Vlm | Llm) -> dict[str, Any]:
 
     A folder is identified by the content of its files, a model from the hub by id and revision.
     """
-    front = getattr(model, "processor", model.tokenizer)
-    entry = records.ModelEntry.of("model", model.model, front).model_dump()
+    entry = records.ModelEntry.of("model", model.model, model.front).model_dump()
     if Path(model.source).is_dir():
         entry |= {"id": folder_hash(model.source), "revision": None}
     attention = getattr(model.model.config, "_attn_implementation", None)
@@ -94,9 +93,8 @@ def asked_key(
     prompts: Sequence[Prompt],
 ) -> dict[str, Any]:
     """Return what identifies questions put to a model in one condition, and the code that does."""
-    front = getattr(model, "processor", model.tokenizer)
     # Some chat templates write today's date, or words for models alone.
-    texts = [render(front, prompt) for prompt in prompts]
+    texts = [render(model.front, prompt) for prompt in prompts]
     return {
         **code_key(),
         "weights": model_key(model),
