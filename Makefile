@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: env book test notebooks picture clean
+.PHONY: env language book test notebooks picture clean
 
 env: $(VENV)/.ready
 
@@ -19,13 +19,18 @@ $(VENV)/.ready: requirements.lock pyproject.toml tests/torchvision_shim.py
 	@$(BIN)/python tests/torchvision_shim.py
 	@touch $@
 
-book: env
-	@$(BIN)/python book/build.py
+# The language model of the grafts, once. pip's settings (PIP_INDEX_URL, pip.conf …) say from where;
+# TWOHOP_NO_FETCH=1 does without, and so does a machine that cannot reach them.
+language: env
+	@$(BIN)/twohop graft fetch
 
-test: env
+book: language
+	@TWOHOP_NO_FETCH=1 $(BIN)/python book/build.py
+
+test: language
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/python -m pytest -n 2
+	@TWOHOP_NO_FETCH=1 $(BIN)/python -m pytest -n 2
 
 notebooks: env
 	@$(BIN)/python book/twins.py

@@ -12,6 +12,7 @@ import pytest
 import vl_convert
 from PIL import Image
 
+from twohop_lib import grafts
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import bars, dots, heat, lines, theme
 from twohop_lib.readouts import cascade, gap
@@ -229,7 +230,15 @@ def test_a_models_colour_does_not_depend_on_its_company():
 
 def test_every_colour_has_a_second_encoding():
     seconds = {"model": "shape dash", "edge": "dash", "outcome": "dash", "type": ""}
-    for column, looks in {**theme.LOOKS, "other": dict(enumerate(theme.OTHERS))}.items():
+    models = theme.LOOKS["model"]
+    assert len({look.colour for look in models.values()}) == len(models)
+    columns = [*theme.LOOKS.items(), ("other", dict(enumerate(theme.OTHERS)))]
+    # Organisms and grafts stand in figures of their own, each with a backbone.
+    kinds = (set(models) - set(grafts.NAMES), {"backbone", *grafts.NAMES})
+    columns += [("model", {m: look for m, look in models.items() if m in kind}) for kind in kinds]
+    for column, looks in columns:
+        if looks is models:
+            continue
         for part in ["colour", *seconds.get(column, "shape").split()]:
             if (column, part) != ("experiment", "shape"):  # rows of their own tell these apart
                 assert len({str(getattr(look, part)) for look in looks.values()}) == len(looks)

@@ -417,7 +417,7 @@ def test_parameter_values_are_yaml():
 def test_prose_on_organisms_and_prose_on_a_model_are_never_on_one_page():
     def prose(without: str) -> str:
         notebook = execute.to_notebook(ROOT / "chapters" / "the_gap.py")
-        cells = execute.without_prose(notebook, without).cells
+        cells = execute.without(notebook, without).cells
         return "\n".join(c.source for c in cells if c.cell_type == "markdown")
 
     book, model = prose(execute.MODEL_PROSE), prose(execute.BOOK_PROSE)

@@ -143,8 +143,8 @@ def readable(notebook: Any) -> Any:
     """Turn an executed notebook into a page of its own: values in place, charts as pictures.
 
     Figures are numbered in their captions and where prose refers to them, as the book does.
-    Cells tagged ``remove-cell``, and prose tagged ``organisms`` (true of the book's own page
-    alone), are left out, as are progress bars and log lines. Edits and returns ``notebook``.
+    Cells tagged ``remove-cell``, and those tagged ``organisms`` or ``grafts`` (of the book's own
+    page alone), are left out, as are progress bars and log lines. Edits and returns ``notebook``.
     """
     notebook["metadata"].pop("widgets", None)
     outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", ())]
@@ -156,7 +156,7 @@ def readable(notebook: Any) -> Any:
         if "caption" in _about(output):
             text = f"{numbers[_about(output)['caption']]}. {output['data']['text/plain']}"
             output["data"] = {"text/html": f"<p><em>{html.escape(text)}</em></p>"}
-    left_out = {"remove-cell", "organisms"}
+    left_out = {"remove-cell", "organisms", "grafts"}
     notebook["cells"] = [
         cell for cell in notebook["cells"] if not left_out & set(cell["metadata"].get("tags", []))
     ]

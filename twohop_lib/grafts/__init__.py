@@ -16,6 +16,8 @@ from twohop_lib.grafts.recipes import RECIPES
 NAMES = ("caption", "described", "facts", "aligned", "names", "tuned")
 ADAPTERS = Path(__file__).parent / "adapters"
 STUDY = Path(__file__).parent / "study_records"
+#: What the chapters' pages measured, kept for pages that cannot.
+RECORDED = STUDY / "pages"
 #: Beside a graft's checkpoint: its language model as a text model, with the same chat template.
 LANGUAGE = "language"
 

