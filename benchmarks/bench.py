@@ -39,9 +39,15 @@ class Timing:
     """One measurement; seconds, mebibytes, and ratios to the engine.
 
     ``runs`` interventions were timed for the engine and ``reference_runs`` of them for each of
-    the loops, whose seconds are scaled up to the same work (each of their runs costs the same).
+    the loops, whose seconds are scaled up to the same work (each of their runs costs the same, and
+    a donor's states, taken once, cost one).
     ``share`` is the worst difference as a share of the distance between the runs that differ most
     (:mod:`twohop_lib.interventions.agreement`). Peaks are above what the loaded model holds.
+
+    ``*_token_layers`` are positions that were sent through a block, recordings and the engine's own
+    trial among them; ``least_token_layers`` are those that no exact method can do without
+    (:func:`least`). ``ratio_limit`` is the loop's number over that least: what could be gained if a
+    token cost the same everywhere.
     """
 
     work: str
@@ -65,6 +71,10 @@ class Timing:
     agree: bool
     peak_mb_engine: float
     peak_mb_nnsight: float
+    loop_token_layers: int
+    engine_token_layers: int
+    least_token_layers: int
+    ratio_limit: float
     threads: int
 
 
@@ -161,7 +171,7 @@ def measure(
     probe = Engine(vlm, batch_size)
     probe.logits(plan(probe, work, prompt, pictures[:2], [(0, 1)])[:1])  # Warm.
     before = _held()
-    with _Peak() as peak_engine:
+    with _Peak() as peak_engine, _TokenLayers(probe) as by_engine:
         began = time.perf_counter()
         engine = Engine(vlm, batch_size)
         planned = plan(engine, work, prompt, pictures, chosen)
@@ -174,7 +184,8 @@ def measure(
         some = planned[::step][:reference_runs]
     index = {id(edit): i for i, edit in enumerate(planned)}
     compared = fast[[index[id(edit)] for edit in some]]
-    slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
+    with _TokenLayers(probe) as by_loop:
+        slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
     record = some[0].target
     place = (record.n, record.span)
     with _Peak() as peak_nnsight:
@@ -184,7 +195,8 @@ def measure(
         for loop in (slow, traced)
         for got, wanted in zip(compared, loop, strict=True)
     ]
-    share = len(planned) / len(some)
+    share = _runs(planned) / _runs(some)
+    needed = least(planned, engine.n_blocks)
     return Timing(
         work=work,
         model=vlm.name,
@@ -207,6 +219,10 @@ def measure(
         agree=all(one.ok for one in held),
         peak_mb_engine=peak_engine.mb - before,
         peak_mb_nnsight=peak_nnsight.mb - before,
+        loop_token_layers=round(by_loop.number * share),
+        engine_token_layers=by_engine.number,
+        least_token_layers=needed,
+        ratio_limit=by_loop.number * share / needed,
         threads=torch.get_num_threads(),
     )
 
@@ -252,6 +268,11 @@ def plan(
     return edits
 
 
+def _runs(edits: Sequence[Edit]) -> int:
+    """How many whole runs a loop makes: one an edit, and one a donor."""
+    return len(edits) + len({id(e.donor) for e in edits if isinstance(e, CrossPatch)})
+
+
 def _by_nnsight(engine: Engine, edits: Sequence[Edit]) -> list[Tensor]:
     """One trace for each edit; a donor's states are taken once, at all layers."""
     blocks, found, taken = engine.blocks, [], {}
@@ -294,6 +315,65 @@ def _by_hooks(engine: Engine, edits: Sequence[Edit]) -> list[Tensor]:
         with torch.inference_mode(), hooked({engine.blocks.blocks[edit.layer]: write}):
             found.append(engine.model(**edit.target.inputs, use_cache=False).logits[0, -1].float())
     return found
+
+
+# --- what must be computed --------------------------------------------------------------------
+
+
+def least(edits: Sequence[Edit], n_blocks: int) -> int:
+    """The token-layers that no exact method can do without: positions sent through whole blocks.
+
+    Each prompt once; then, for each edit, every position whose stream differs from the recorded
+    one, in every block from the first that it enters changed. In the last block only the last
+    position counts, as no other is read. What makes keys and values alone is not counted.
+    """
+    prompts = {id(r): r for e in edits for r in (e.target, getattr(e, "donor", e.target))}
+    recorded = sum(r.n * (n_blocks - 1) + 1 for r in prompts.values())
+    return recorded + sum(_changed(edit, n_blocks) for edit in edits)
+
+
+def _changed(edit: Edit, n_blocks: int) -> int:
+    (start, stop), n = edit.target.span, edit.target.n
+
+    def through(positions: int, first: int) -> int:
+        """``positions``, the last among them, from block ``first`` to the top."""
+        return positions * (n_blocks - 1 - first) + 1 if first < n_blocks else 0
+
+    if isinstance(edit, CrossPatch):
+        return through(n - stop, edit.layer)
+    if isinstance(edit, Knockout):
+        return through(n - min(edit.queries), edit.start)
+    if isinstance(edit, Write):
+        # A block's MLP comes last in it: the next one is the first that is entered changed.
+        return through(n - min(edit.positions), min(edit.values) + (edit.site != "resid"))
+    if edit.layer == edit.until:
+        return 0
+    behind = through(n - stop, edit.layer + 1)
+    return behind + (stop - start) * max(0, n_blocks - 1 - edit.until)
+
+
+class _TokenLayers:
+    """Counts the positions that are sent through blocks while it is open."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.blocks = engine.blocks.blocks
+        self.number = 0
+
+    def __enter__(self) -> _TokenLayers:
+        self.handles = [
+            b.register_forward_pre_hook(self._count, with_kwargs=True) for b in self.blocks
+        ]
+        return self
+
+    def _count(self, block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if "forward" in vars(block):
+            return  # It passes the stream on, unchanged.
+        stream = args[0] if args else kwargs["hidden_states"]
+        self.number += stream.shape[0] * stream.shape[1]
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 # --- time and memory --------------------------------------------------------------------------

@@ -98,3 +98,8 @@ def _print(t: Any) -> None:
         f"Largest difference {t.max_abs_diff:.1e} nats, {t.share:.1e} of the distance between the "
         f"runs that differ most (allowed: {t.allowed:g})."
     )
+    Console().print(
+        f"Positions sent through a block: {t.loop_token_layers:,} by a loop, "
+        f"{t.engine_token_layers:,} by the engine. No exact method needs fewer than "
+        f"{t.least_token_layers:,}, which would be {t.ratio_limit:.0f} times fewer than the loop."
+    )
