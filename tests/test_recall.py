@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +15,18 @@ from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import dots, heat
-from twohop_lib.interventions import attribution, deadlines, hooks
+from twohop_lib.interventions import attribution, deadlines, forward, hooks
 from twohop_lib.interventions.back_patch import back_patch
-from twohop_lib.interventions.deadlines import recall_deadline
+from twohop_lib.interventions.deadlines import reading_deadline, recall_deadline
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.mlp_patch import CONTROLS, SPANS, _fitted, mlp_patch, window
+from twohop_lib.interventions.mlp_patch import (
+    CONTROLS,
+    SPANS,
+    _fitted,
+    mlp_patch,
+    sliding,
+    window,
+)
 from twohop_lib.interventions.pairs import NothingLeft, Pair, one_per_entity, pairs_for
 from twohop_lib.interventions.recorder import Recorder, receiving
 from twohop_lib.interventions.splice import Engine
@@ -31,7 +39,7 @@ from twohop_lib.models.prompts import build as build_prompt
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
 from twohop_lib.readouts import probes, states
 from twohop_lib.readouts.lens import logit_lens
-from twohop_lib.readouts.name_likeness import name_likeness, names_found
+from twohop_lib.readouts.name_likeness import name_likeness, names_found, nearest_names
 from twohop_lib.readouts.selection import halves
 from twohop_lib.study.organisms import RECALL_COLUMNS
 
@@ -140,6 +148,30 @@ def test_the_backbones_mlp_outputs_bring_the_fact_back(name, backbone, world, pa
     pd.testing.assert_frame_equal(frame, again)
 
 
+def test_windows_slide_over_all_of_the_picture(backbone, world, pairs):
+    engine = Engine(load_vlm(path("late"), device="cpu"))
+    frame = mlp_patch(engine, backbone, world, pairs, patches=sliding)
+    records.validate(frame)
+    share = frame.groupby(["method", "start", "stop", "layer"])["correct"].mean()
+    early, n = 2, backbone.n_blocks
+    assert share["mlp", 0, early, 0] > share["mlp", n - early, n, n - early] + 0.3
+    assert share["mlp", 0, early, 0] > share["mlp later", 0, early, n - early] + 0.3
+    assert share["wrong entity", 0, early, 0] < 0.2
+    whole = frame[frame["method"] != "unpatched"]["span"].str.len()
+    assert whole.nunique() == 1 and whole.iloc[0] > 1
+
+
+def test_what_a_block_adds_is_read_off_its_recording(backbone, world, pairs):
+    run = Recorder(backbone, world, "llm_by_name", from_start=True)(pairs[0].target)
+    whole = hooks.activations(backbone, run, "mlp", [0, 3])
+    for b, value in backbone.outputs(run, "mlp", [0, 3]).items():
+        torch.testing.assert_close(value, whole[b][run.first :], atol=1e-4, rtol=1e-4)
+    # A recording of another run's stream is not read off, but run whole.
+    other = replace(run, resid=run.resid.roll(1, 1))
+    assert forward.outputs(backbone, other, "mlp", [0]) is None
+    assert torch.equal(backbone.outputs(other, "mlp", [0])[0], whole[0][run.first :])
+
+
 def test_a_backbone_of_another_shape_is_refused(backbone, world, pairs, tmp_path):
     made = build("llava", tmp_path)
     engine = Engine(load_pair(made.vlm, made.llm).vlm)
@@ -149,12 +181,12 @@ def test_a_backbone_of_another_shape_is_refused(backbone, world, pairs, tmp_path
 
 def test_a_control_that_fails_stops_the_patching(backbone, world, pairs, monkeypatch):
     engine = Engine(load_vlm(path("late"), device="cpu"))
-    right = hooks.activations
+    right = Engine.outputs
 
     def elsewhere(*what):
         return {block: x.roll(1, 0) for block, x in right(*what).items()}
 
-    monkeypatch.setattr(hooks, "activations", elsewhere)
+    monkeypatch.setattr(Engine, "outputs", elsewhere)
     with pytest.raises(ControlFailed, match="own MLP outputs back"):
         mlp_patch(engine, backbone, world, pairs[:1])
 
@@ -227,6 +259,21 @@ def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, wo
     records.validate(frame)
 
 
+def test_what_is_read_where_it_stands_gives_its_fact_or_its_name_until_nothing_reads_it(
+    backbone, world, pairs
+):
+    own = reading_deadline(backbone, world, pairs[:4], layers=(0, 2))
+    assert own[own["arm"] == "entity"]["correct"].all()
+    assert (own["state"] == own["layer"])[own["arm"] != "nothing"].all()
+    top = reading_deadline(backbone, world, pairs[:4], layers=(backbone.n_blocks - 1,))
+    nothing = own[own["arm"] == "nothing"]["answer"].tolist()
+    assert top[top["arm"] == "entity"]["answer"].tolist() == nothing
+    named = reading_deadline(backbone, world, pairs[:4], layers=(0,), task="identify")
+    assert set(named["condition"]) == {"llm_identify"}
+    assert named[named["arm"] == "entity"]["correct"].all()
+    assert named[named["arm"] == "wrong entity"]["follows"].eq("donor").all()
+
+
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
     monkeypatch.setattr(deadlines, "_last", lambda run: [run.roles.entity[-1] - run.first - 1])
     with pytest.raises(ControlFailed, match="written where it comes from"):
@@ -251,6 +298,16 @@ def test_name_likeness_finds_a_linear_map_and_nothing_else():
     assert table.groupby("layer")["found"].mean().to_list() == pytest.approx(found)
     with pytest.raises(TwohopError, match="needs 8 or more, not 4"):
         name_likeness(images[:4], names[:4])
+
+
+def test_the_nearest_name_is_found_without_a_map_where_states_are_the_names_own():
+    rng = np.random.default_rng(0)
+    names = rng.normal(size=(30, 2, 16)) + 5 * rng.normal(size=16)
+    images = rng.normal(size=(30, 3, 2, 16))
+    images[:, 1, 1] = names[:, 1] + 0.1 * rng.normal(size=(30, 16)) - 20
+    found = nearest_names(images, names).mean(0)
+    assert found.shape == (3, 2) and found[1, 1] > 0.95
+    assert found[[0, 0, 1, 2], [0, 1, 0, 0]].max() < 0.2
 
 
 def test_the_entity_probe_generalises_over_views_and_not_over_shuffled_labels():

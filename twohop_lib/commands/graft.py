@@ -96,15 +96,20 @@ def study(
     llm: LanguageModel = GEMMA,
     recipes: Annotated[str, typer.Option(help="Recipes, with commas between.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    internals: Annotated[
+        bool, typer.Option("--internals", help="Look inside instead: deadlines, patches.")
+    ] = False,
 ) -> None:
     """Grow every recipe of every seed, measure all on unseen pictures, write the records."""
     from twohop_lib.grafts import NAMES, STUDY, check_name
+    from twohop_lib.study.graft_internals import run_internals
     from twohop_lib.study.grafts import run_study
 
     chosen = tuple(recipes.split(",")) if recipes else NAMES
     for name in chosen:
         check_name(name)
-    run_study(out or STUDY, chosen, _numbers(seeds), llm)
+    run = run_internals if internals else run_study
+    run(out or STUDY, chosen, _numbers(seeds), llm)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write
-from twohop_lib.interventions.recording import between
+from twohop_lib.interventions.recording import Recording, between
 from twohop_lib.models.blocks import UnsupportedSite, as_unsupported, hooked, stream_out
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import decoded, stop_ids
@@ -29,6 +29,9 @@ from twohop_lib.models.inputs import decoded, stop_ids
 Pair = tuple[Tensor, Tensor]
 #: Neighbouring rows of a batch, and the keys and values that they read before their own.
 Kept = list[tuple[slice, Pair]]
+
+#: How far a block that is run again may come out from where it did, as a share of what it adds.
+SAME_BLOCK = 0.05
 
 
 @torch.inference_mode()
@@ -190,6 +193,34 @@ def run_block(
     with hooked(after=_parts_written(decoder, b, edits, lo)):
         out = stream_out(_called(decoder, b, stream, call | {"past_key_values": cache}))
     return out, cache.made(b)
+
+
+@torch.inference_mode()
+def outputs(
+    decoder: Decoder, recording: Recording, site: Literal["mlp", "attn"], blocks: Sequence[int]
+) -> dict[int, Tensor] | None:
+    """``mlp_out`` or ``attn_out`` of a recorded run from its ``first`` position on.
+
+    ``[n - first, d_model]`` each. Each block is run again on the stream that was recorded; None if
+    that does not give the recorded stream above it.
+
+    Raises UnsupportedSite if a block cannot be run on a part of a prompt.
+    """
+    found: dict[int, Tensor] = {}
+    lo, hi = recording.first, recording.n
+    nothing = Write(recording, "resid", (hi - 1,), {})
+    part = decoder.blocks.mlp if site == "mlp" else decoder.blocks.attn
+    for b in blocks:
+
+        def keep(x: Tensor, b: int = b) -> None:
+            found[b] = x.clone().reshape(-1, x.shape[-1])
+
+        with hooked(after={part(b): keep}):
+            out, _ = run_block(decoder, b, recording.stream(b, lo), [nothing], lo, hi)
+        below, above = (recording.resid[layer].float() for layer in (b, b + 1))
+        if (out[0].float() - above).norm() > SAME_BLOCK * (above - below).norm():
+            return None
+    return found
 
 
 def _keys_and_values(

@@ -13,8 +13,9 @@ the last name tokens, a longer one the first of them in its rest, too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.errors import TwohopError
-from twohop_lib.interventions import hooks
 from twohop_lib.interventions.attribution import image_relevance
 from twohop_lib.interventions.edits import Write
 from twohop_lib.interventions.pairs import Pair, whose
@@ -35,9 +35,75 @@ from twohop_lib.models.blocks import early_blocks
 
 #: Where the backbone's outputs are written: the window that attribution picks, one drawn at
 #: random, all positions of the picture (each gets the last name token's), the last ones.
-SPANS = ("heuristic", "random", "all", "last")
+Span = Literal["heuristic", "random", "all", "last"]
+SPANS: tuple[Span, ...] = get_args(Span)
 #: Variants of the patch, besides the spans; each on the heuristic span.
 CONTROLS = ("wrong entity", "late blocks", "noise", "residual stream", "added")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One way of patching: what of the backbone's run is written where.
+
+    ``taken`` are the blocks of the backbone whose MLP outputs are taken (with ``site`` "resid" one
+    layer, whose stream is), and ``layer`` the block that gets the first of them (None: the same);
+    the others follow it. ``whose`` run they are from; "noise" has the norms of the entity's.
+    """
+
+    method: str
+    taken: range
+    layer: int | None = None
+    span: Span = "heuristic"
+    whose: Literal["entity", "wrong entity", "noise"] = "entity"
+    site: Literal["mlp", "resid"] = "mlp"
+    add: bool = False
+
+    @property
+    def at(self) -> int:
+        return self.taken.start if self.layer is None else self.layer
+
+    @property
+    def run(self) -> str:
+        """Whose run the values are taken from; noise takes its norms from there."""
+        return "entity" if self.whose == "noise" else self.whose
+
+
+def standard(n_blocks: int, early: int) -> list[Patch]:
+    """The patch of the paper on each of :data:`SPANS`, and the variants of :data:`CONTROLS`."""
+    first, last = range(early), range(n_blocks - early, n_blocks)
+    entering = range(early, early + 1)
+    return [
+        *(Patch(span, first, span=span) for span in SPANS),
+        Patch("wrong entity", first, whose="wrong entity"),
+        Patch("late blocks", last),
+        Patch("noise", first, whose="noise"),
+        Patch("residual stream", entering, site="resid"),
+        Patch("added", first, add=True),
+    ]
+
+
+def sliding(n_blocks: int, early: int) -> list[Patch]:
+    """Which blocks, and how late: over all of the picture.
+
+    "mlp": windows of ``early`` blocks, every second one, and the halves of the first. "mlp later":
+    the first window's outputs, written further up. "residual stream": the name's own ``resid[l]``
+    at l. Of the first window and of the stream above it, the wrong entity's too; noise.
+    """
+    half, late = early // 2 or 1, n_blocks - early
+    windows = [range(b, b + early) for b in range(0, late + 1, 2)]
+    first = windows[0]
+    heights = sorted({half, early, 2 * early, 3 * early, late} & set(range(1, n_blocks)))
+    later = [layer for layer in heights if layer <= late]
+    above = range(early, early + 1)
+    return [
+        *(Patch("mlp", taken, span="all") for taken in windows),
+        *(Patch("mlp", range(b, b + half), span="all") for b in (0, half)),
+        *(Patch("mlp later", first, layer, span="all") for layer in later),
+        Patch("wrong entity", first, span="all", whose="wrong entity"),
+        Patch("noise", first, span="all", whose="noise"),
+        *(Patch("residual stream", range(b, b + 1), span="all", site="resid") for b in heights),
+        Patch("wrong residual", above, span="all", whose="wrong entity", site="resid"),
+    ]
 
 
 def mlp_patch(
@@ -47,16 +113,19 @@ def mlp_patch(
     pairs: Sequence[Pair],
     early: int | None = None,
     seed: int = 0,
+    patches: Callable[[int, int], list[Patch]] = standard,
     **kept: Unpack[Kept],
 ) -> pd.DataFrame:
     """Write the backbone's early MLP outputs at the name into the VLM's run on the picture.
 
-    ``early`` are how many blocks (None: :func:`~twohop_lib.models.blocks.early_blocks`). A pair's
-    donor is the *wrong entity* of that control, asked the same relation.
+    ``early`` are how many blocks (None: :func:`~twohop_lib.models.blocks.early_blocks`), and
+    ``patches`` (:func:`standard`, :func:`sliding`) says what is written, of the number of blocks
+    and of early ones. A pair's donor is the *wrong entity*, asked the same relation.
 
-    Returns answer records of the fact questions, one row a pair and ``method``: "unpatched", one
-    for each of :data:`SPANS` and :data:`CONTROLS`; with ``follows`` ("right", "donor" or
-    "neither": whose fact is given) and ``span`` (positions written).
+    Returns answer records of the fact questions, one row a pair and patch, and one "unpatched";
+    with ``method``, ``start, stop`` (blocks taken, or the layer), ``layer`` (the first that is
+    written), ``follows`` ("right", "donor" or "neither": whose fact is given) and ``span``
+    (positions written).
 
     Raises ControlFailed if writing a run's own MLP outputs back changes it; TwohopError if VLM
     and backbone differ in depth or width.
@@ -68,43 +137,39 @@ def mlp_patch(
             f"{n_blocks} of {backbone.blocks.d_model}; patching needs the same of both."
         )
     early = early or early_blocks(n_blocks)
-    first, last = range(early), range(n_blocks - early, n_blocks)
+    chosen = patches(n_blocks, early)
     named = Recorder(backbone, benchmark, "llm_by_name", from_start=True)
 
     def edits(pair: Pair, recorded: Recorder) -> Iterator[Trial]:
-        target = recorded(pair.target)
-        name, wrong = named(pair.target), named(pair.donor, pair.target)
-        mlp = _at_name(name, hooks.activations(backbone, name, "mlp", [*first, *last]))
-        others = _at_name(wrong, hooks.activations(backbone, wrong, "mlp", list(first)))
-        entering = {early: name.resid[early, [p - name.first for p in name.roles.entity]]}
-        low = {b: mlp[b] for b in first}
-        rng = _generator(seed, pair)
+        target, rng = recorded(pair.target), _generator(seed, pair)
+        runs = {"entity": named(pair.target), "wrong entity": named(pair.donor, pair.target)}
+        values = {
+            whose: _taken(backbone, run, [patch for patch in chosen if patch.run == whose])
+            for whose, run in runs.items()
+        }
         at = receiving(engine, target)
-        spans = _spans(at, image_relevance(engine, target, at, pair.target), name, rng)
-        best = spans["heuristic"]
-
-        def write(
-            method: str, values: Mapping[int, Tensor], span: tuple[int, ...] = best, **how: Any
-        ) -> Trial:
-            fitted = {own[b]: _fitted(v, len(span), span == at) for b, v in values.items()}
-            edit = Write(target, how.pop("site", "mlp"), span, fitted, **how)
-            return Trial(edit, {"method": method, "span": list(span)})
-
-        for method, span in spans.items():
-            yield write(method, low, span)
-        yield write("wrong entity", others)
-        yield write("late blocks", {b: mlp[b] for b in last})
-        yield write("noise", {b: _noise_like(v, rng) for b, v in low.items()})
-        yield write("residual stream", entering, site="resid")
-        yield write("added", low, add=True)
+        spans = {"all": at}
+        if any(patch.span != "all" for patch in chosen):
+            scores = image_relevance(engine, target, at, pair.target)
+            spans = _spans(at, scores, runs["entity"], rng)
+        for patch in chosen:
+            span, fitted = spans[patch.span], {}
+            for i, b in enumerate(patch.taken):
+                value = values[patch.run][patch.site, b]
+                value = _noise_like(value, rng) if patch.whose == "noise" else value
+                fitted[own[patch.at + i]] = _fitted(value, len(span), span == at)
+            site = {"start": patch.taken.start, "stop": patch.taken.stop, "layer": patch.at}
+            edit = Write(target, patch.site, span, fitted, patch.add)
+            yield Trial(edit, {"method": patch.method, **site, "span": list(span)})
         nothing = Write(target, "resid", (target.n - 1,), {})
-        yield Trial(nothing, {"method": "unpatched", "span": []})
+        site = dict.fromkeys(("start", "stop", "layer"))
+        yield Trial(nothing, {"method": "unpatched", **site, "span": []})
 
     def control(pair: Pair, recorded: Recorder, trials: list[Trial]) -> Iterator[Control]:
-        target, span = trials[0].edit.target, list(trials[0].edit.positions)
-        blocks = [own[b] for b in first]
-        ours = hooks.activations(engine, target, "mlp", blocks)
-        itself = Write(target, "mlp", tuple(span), {b: ours[b][span] for b in blocks})
+        target, span = trials[0].edit.target, trials[0].edit.positions
+        blocks = [own[b] for b in range(early)]
+        ours = _at(target, span, engine.outputs(target, "mlp", blocks))
+        itself = Write(target, "mlp", span, ours)
         yield Control(itself, target, "Writing a run's own MLP outputs back changed it")
         yield Control(trials[-1].edit, target, "A run that was left alone changed")
 
@@ -122,15 +187,32 @@ def mlp_patch(
         edits=edits,
         control=control,
         record=record,
-        settings={"early": early, "draw": seed},
+        settings={"patches": [str(patch) for patch in chosen], "draw": seed},
+        types={"start": "Int64", "stop": "Int64", "layer": "Int64"},
         others=[backbone],
         **kept,
     )
 
 
-def _at_name(named: Recording, values: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Values ``[n, d_model]`` at the name's tokens alone."""
-    return {b: v[list(named.roles.entity)] for b, v in values.items()}
+def _taken(
+    backbone: Engine, run: Recording, patches: Sequence[Patch]
+) -> dict[tuple[str, int], Tensor]:
+    """What patches take from a named run, ``[name token, d_model]``, by site and block."""
+    needed = {(patch.site, b) for patch in patches for b in patch.taken}
+    stream = {b: run.resid[b] for site, b in needed if site == "resid"}
+    added = backbone.outputs(run, "mlp", sorted(b for site, b in needed if site == "mlp"))
+    return {
+        (site, b): value
+        for site, values in (("mlp", added), ("resid", stream))
+        for b, value in _at(run, run.roles.entity, values).items()
+    }
+
+
+def _at(
+    run: Recording, positions: Sequence[int], values: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """Values ``[n - first, d_model]`` of a recording at some positions alone."""
+    return {b: v[[p - run.first for p in positions]] for b, v in values.items()}
 
 
 def _generator(seed: int, pair: Pair) -> np.random.Generator:

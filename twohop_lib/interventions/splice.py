@@ -39,12 +39,19 @@ Results = tuple[Tensor, list[str]]
 
 
 class Engine(Decoder):
-    """A decoder that records prompts, and runs edits of them ``batch_size`` at once."""
+    """A decoder that records prompts, and runs edits of them ``batch_size`` at once.
 
-    def __init__(self, model: Vlm | Llm, batch_size: int = BATCH_SIZE) -> None:
+    ``like`` is an engine of a model of the same architecture and dtype: what splices there does
+    here.
+    """
+
+    def __init__(
+        self, model: Vlm | Llm, batch_size: int = BATCH_SIZE, like: Engine | None = None
+    ) -> None:
         super().__init__(model)
         self.batch_size = batch_size
-        self._decided: dict[Hashable, Computation] = {}
+        # What was tried on a model of the same architecture and dtype need not be tried again.
+        self._decided: dict[Hashable, Computation] = {} if like is None else like._decided
         self._causal: bool | None = None
 
     # --- recording ---
@@ -115,6 +122,22 @@ class Engine(Decoder):
                 f"max_new_tokens={max_new_tokens}."
             )
         return self._run(edits, max_new_tokens)
+
+    def outputs(
+        self, recording: Recording, site: Literal["mlp", "attn"], blocks: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """What blocks of a recorded run add, ``[n - first, d_model]`` each, from ``first`` on.
+
+        Raises UnsupportedSite if a block is no sum of its parts.
+        """
+        try:
+            found = forward.outputs(self, recording, site, blocks)
+        except UnsupportedSite:
+            found = None
+        if found is None:
+            whole = hooks.activations(self, recording, site, blocks)
+            found = {b: x[recording.first :] for b, x in whole.items()}
+        return found
 
     def head(self, stream: Tensor) -> Tensor:
         """Return logits ``[batch, vocab]`` (float32) of ``resid[L]`` ``[batch, d_model]``."""

@@ -55,6 +55,23 @@ def name_likeness(
     return np.stack(found, axis=1)
 
 
+def nearest_names(images: FloatArray, names: FloatArray) -> NDArray[np.bool_]:
+    """Is, of all names, an entity's own the nearest to the state of its picture?
+
+    ``images`` ``[entity, pos, layer, d]``, ``names`` ``[entity, layer, d]``. By the cosine of
+    states less their mean over entities, layer by layer. Nothing is fitted; chance is one in as
+    many as there are entities. Returns ``[entity, pos, layer]``.
+    """
+    shown = _unit(images - images.mean(0))
+    named = _unit(names - names.mean(0))
+    near = np.einsum("epld,nld->epln", shown, named).argmax(-1)
+    return near == np.arange(len(images))[:, None, None]
+
+
+def _unit(states: FloatArray) -> FloatArray:
+    return states / np.maximum(np.linalg.norm(states, axis=-1, keepdims=True), 1e-9)
+
+
 def names_found(
     images: FloatArray, names: FloatArray, entities: Sequence[str], shuffled: bool = False
 ) -> pd.DataFrame:

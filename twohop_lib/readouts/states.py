@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.recorder import own_blocks, receiving
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.runs.conditions import prompt_of
@@ -60,6 +61,24 @@ def picture_states(
     """
     own = [*own_blocks(engine), engine.n_blocks]
     return image_states(engine, benchmark, questions)["image"][:, 0][:, own]
+
+
+def states_of_all_positions(
+    engine: Engine, benchmark: Benchmark, questions: Sequence[Question]
+) -> FloatArray:
+    """States at each position of the picture, ``[question, pos, layer, d_model]``, own blocks.
+
+    Raises TwohopError if the pictures have unequal numbers of positions.
+    """
+    own, found = [*own_blocks(engine), engine.n_blocks], []
+    for question in questions:
+        picture = benchmark.image(question).convert("RGB")
+        made = engine.record(prompt_of("identify", question), picture, from_start=True)
+        at = [p - made.first for p in receiving(engine, made)]
+        found.append(made.resid[own][:, at].transpose(0, 1).float().cpu().numpy())
+    if len({len(one) for one in found}) > 1:
+        raise TwohopError("These pictures have unequal numbers of positions; use one size.")
+    return np.stack(found)
 
 
 def name_states(backbone: Engine, questions: Sequence[Question]) -> FloatArray:

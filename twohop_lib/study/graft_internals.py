@@ -1,0 +1,262 @@
+"""Inside the grafts and their language model: deadlines, name-likeness, patches of recall.
+
+In the chat format, on facts that the language model gives by name, half of the countries: those
+that no recipe was asked about in training. Everything runs in bfloat16. Finished work is stored,
+graft by graft and experiment by experiment, and within an experiment a few facts at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from twohop_lib import interventions, records
+from twohop_lib.benchmark.schema import Benchmark, Question
+from twohop_lib.grafts import LANGUAGE
+from twohop_lib.grafts.grow import grow, training_benchmark
+from twohop_lib.grafts.language import GEMMA
+from twohop_lib.grafts.shipped import grafts_folder
+from twohop_lib.grafts.train import TRAINING, fingerprint
+from twohop_lib.interventions.deadlines import reading_deadline, recall_deadline
+from twohop_lib.interventions.mlp_patch import mlp_patch, sliding
+from twohop_lib.interventions.pairs import Pair, one_per_entity, pick_pairs
+from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.loading import load_llm, load_vlm
+from twohop_lib.readouts import states
+from twohop_lib.readouts.name_likeness import name_likeness, nearest_names
+from twohop_lib.readouts.selection import halves
+from twohop_lib.runs import store
+from twohop_lib.study.grafts import COMMAND, WORDING, measured
+
+DTYPE = "bfloat16"
+#: Facts that are patched in each graft of each seed, and those of the deadlines.
+FACTS, DEADLINE_FACTS = 66, 160
+#: Relations whose answers' first tokens tell them apart.
+RELATIONS = ("capital", "continent", "currency", "language", "neighbour")
+#: Blocks whose state is written, and the layers at which states are.
+STATES = (0, 2, 4)
+#: The mean over all positions of a picture.
+MEAN = "mean"
+LANGUAGE_MODEL = "language model"
+
+
+def run_internals(
+    out: Path,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    llm: str | Path = GEMMA,
+    facts: int = FACTS,
+) -> None:
+    """Measure what goes on inside each recipe of each seed, and inside the language model.
+
+    Writes ``internals.parquet`` (answer records of deadlines and patches) and
+    ``likeness.parquet`` (name-likeness).
+    """
+    study = Internals(training_benchmark("flags"), grafts_folder() / "measured", facts)
+    found: dict[str, list[pd.DataFrame]] = {"internals": [], "likeness": []}
+    for seed, name in tqdm([(s, n) for s in seeds for n in recipes], desc="internals"):
+        folder = grow(name, seed, llm)
+        if not found["internals"]:
+            found["internals"].append(study.deadlines(folder, {"model": LANGUAGE_MODEL, "seed": 0}))
+        labels = {"model": name, "seed": seed}
+        found["internals"].append(study.patches(folder, labels))
+        found["likeness"].append(study.likeness(folder, labels))
+    meta = {"command": f"{COMMAND} --internals", "versions": records.versions()}
+    answers = pd.concat(found["internals"], ignore_index=True)
+    records.write(answers, out / "internals.parquet", meta)
+    likeness = pd.concat(found["likeness"], ignore_index=True)
+    records.write_frame(likeness, out / "likeness.parquet", meta)
+
+
+class Internals:
+    """The experiments on grafts of one language model; ``facts`` is how many are patched in each.
+
+    Models are loaded when something has not been measured yet.
+    """
+
+    def __init__(self, benchmark: Benchmark, kept: Path, facts: int = FACTS) -> None:
+        self.benchmark, self.kept, self.facts = benchmark, kept, facts
+        self.standard = benchmark.select(wording=WORDING)
+        self._engines: dict[str, Engine] = {}
+        self._names: np.ndarray | None = None
+
+    # --- models ---
+
+    def backbone(self, folder: Path) -> Engine:
+        """The language model beside a graft; the same for all, so it is loaded once."""
+        return self._engine(LANGUAGE, folder / LANGUAGE, load_llm)
+
+    def engine(self, folder: Path) -> Engine:
+        """The graft; the one before it is let go."""
+        return self._engine("graft", folder, load_vlm)
+
+    def _engine(self, what: str, folder: Path, load: Any) -> Engine:
+        held = self._engines.get(what)
+        if held is None or (what == "graft" and held.owner.source != str(folder)):
+            self._engines[what] = held = Engine(load(folder, DTYPE), like=held)
+        return held
+
+    @cached_property
+    def once(self) -> list[Question]:
+        """One question for each entity."""
+        return one_per_entity(self.standard.questions)
+
+    # --- what is asked ---
+
+    def answers(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
+        """The graft's answers in the chat format, with ``held_out``: no recipe asked about them."""
+        answers = measured(folder, self.benchmark, labels, self.kept)
+        about = json.loads((folder / TRAINING).read_text())
+        held_out = ~answers["entity_id"].isin(about["asked_about"])
+        return answers[answers["format"] == "chat"].assign(held_out=held_out)
+
+    def _pairs(self, folder: Path, known: pd.DataFrame) -> list[Pair]:
+        """Each known fact with a donor: another entity's known fact, with another answer."""
+        ids = set(known["question_id"])
+        asked = [q for q in self.standard.questions if q.question_id in ids]
+        asked = [q for q in asked if q.relation in RELATIONS]
+        return pick_pairs(self.backbone(folder).owner, asked, "fact", 1)
+
+    # --- experiments ---
+
+    def deadlines(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
+        """The language model's two deadlines, facts and naming, on names of one token."""
+        answers = self.answers(folder, labels)
+
+        def compute() -> pd.DataFrame:
+            backbone = self.backbone(folder)
+            pairs = [p for p in self._pairs(folder, by_name(answers)) if self._short(folder, p)]
+            some = sample(pairs, DEADLINE_FACTS, 0)
+            once = list({p.target.entity_id: p for p in some}.values())
+            common = {"labels": labels, "folder": self.kept / "parts"}
+            layers = range(0, backbone.n_blocks)
+            frames = [
+                recall_deadline(backbone, self.benchmark, some, STATES, layers, **common),
+                reading_deadline(backbone, self.benchmark, some, layers, **common),
+                recall_deadline(backbone, self.benchmark, once, (2,), layers, "identify", **common),
+                reading_deadline(backbone, self.benchmark, once, layers, "identify", **common),
+            ]
+            return pd.concat(frames, ignore_index=True)
+
+        return self._unit("deadlines", folder / LANGUAGE, answers, compute, DEADLINE_FACTS)
+
+    def _short(self, folder: Path, pair: Pair) -> bool:
+        tokenizer = self.backbone(folder).owner.tokenizer
+        return len(tokenizer(f" {pair.target.entity}", add_special_tokens=False).input_ids) == 1
+
+    def patches(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
+        """What the language model adds at the name, written at the picture.
+
+        On facts about entities that the graft names; with ``blind``: known with a blank picture.
+        """
+        answers = self.answers(folder, labels)
+        named = answers[(answers["condition"] == "identify") & (answers["view"] == "drawn")]
+        named = set(named.loc[named["correct"], "entity_id"])
+        blank = answers[(answers["condition"] == "blank_by_picture") & answers["correct"]]
+
+        def compute() -> pd.DataFrame:
+            known = by_name(answers[answers["held_out"] & answers["entity_id"].isin(named)])
+            pairs = sample(self._pairs(folder, known), self.facts, labels["seed"])
+            return mlp_patch(
+                self.engine(folder),
+                self.backbone(folder),
+                self.benchmark,
+                pairs,
+                patches=sliding,
+                labels=labels,
+                folder=self.kept / "parts",
+            )
+
+        frame = self._unit("patches", folder, answers, compute, self.facts)
+        return frame.assign(blind=frame["question_id"].isin(blank["question_id"]), **labels)
+
+    def likeness(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
+        """Name-likeness over positions and layers, without a map and with one that is fitted.
+
+        Returns ``model, seed, entity_id, map`` ("none", "ridge", "shuffled"), ``position`` (of the
+        picture, or "mean"), ``layer``, ``name_layer`` and ``found``.
+        """
+
+        def compute() -> pd.DataFrame:
+            if self._names is None:
+                self._names = states.name_states(self.backbone(folder), self.once)
+            images = states.states_of_all_positions(self.engine(folder), self.benchmark, self.once)
+            return likeness_of(images, self._names, [q.entity_id for q in self.once])
+
+        frame = self._unit("likeness", folder, None, compute, len(self.once))
+        return pd.DataFrame(labels, index=frame.index).join(frame)
+
+    def _unit(
+        self, what: str, weights: Path, answers: pd.DataFrame | None, compute: Any, size: int
+    ) -> pd.DataFrame:
+        asked = [] if answers is None else sorted(set(answers["question_id"]))
+        key = {
+            "experiment": what,
+            "weights": fingerprint(weights),
+            "benchmark": self.benchmark.hash,
+            "asked": store.digest({"asked": asked}),
+            "size": size,
+            "code": records.library_hash(Path(interventions.__file__).parent),
+            "study": records.content_hash([Path(__file__)]),
+        }
+        return store.cached(self.kept, key, compute)
+
+
+def by_name(answers: pd.DataFrame) -> pd.DataFrame:
+    """The facts that are given by name."""
+    return answers[(answers["condition"] == "by_name") & answers["correct"]]
+
+
+def sample(pairs: Sequence[Pair], size: int, seed: int) -> list[Pair]:
+    """``size`` pairs, drawn relation by relation in turn, in the benchmark's order."""
+    rng = np.random.default_rng([seed, *b"facts"])
+    groups: dict[str, list[int]] = {}
+    for i in rng.permutation(len(pairs)):
+        groups.setdefault(pairs[i].target.relation, []).append(int(i))
+    turns = sorted(
+        (place, relation, i)
+        for relation, members in groups.items()
+        for place, i in enumerate(members)
+    )
+    return [pairs[i] for i in sorted(i for *_, i in turns[:size])]
+
+
+def likeness_of(
+    images: states.FloatArray, names: states.FloatArray, entities: Sequence[str]
+) -> pd.DataFrame:
+    """Name-likeness of states ``[entity, pos, layer, d]`` and names ``[entity, layer, d]``.
+
+    Without a map: each position and the mean of all, at the same layer. With a ridge map, and with
+    one fitted on names dealt out at random: the mean, against the names of each layer.
+    """
+    mean = images.mean(1)
+    found = nearest_names(np.concatenate([images, mean[:, None]], axis=1), names)
+    positions = [*map(str, range(images.shape[1])), MEAN]
+    layers = np.arange(images.shape[2])
+    frames = [_long(found, entities, positions, "none", layers)]
+    _, test = halves(len(entities))
+    held = [entities[i] for i in test]
+    for layer in layers:
+        for kind in ("ridge", "shuffled"):
+            mapped = name_likeness(mean, names[:, layer], shuffled=kind == "shuffled")
+            frames.append(_long(mapped[:, None], held, [MEAN], kind, layer))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _long(
+    found: np.ndarray, entities: Sequence[str], positions: Sequence[str], kind: str, names: Any
+) -> pd.DataFrame:
+    """``found`` ``[entity, pos, layer]`` in rows; ``names`` is the layer of the names, or each."""
+    index = pd.MultiIndex.from_product(
+        [entities, positions, range(found.shape[2])], names=["entity_id", "position", "layer"]
+    )
+    frame = pd.DataFrame({"found": found.reshape(-1)}, index=index).reset_index()
+    name_layer = frame["layer"] if np.ndim(names) else int(names)
+    return frame.assign(map=kind, name_layer=name_layer)
