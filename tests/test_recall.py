@@ -271,10 +271,11 @@ def test_what_is_read_where_it_stands_gives_its_fact_or_its_name_until_nothing_r
     # At the last block nothing reads the position any more.
     last = own[(own["arm"] == "entity") & (own["layer"] == top)]["answer"].tolist()
     assert last == own[own["arm"] == "nothing"]["answer"].tolist()
-    named = reading_deadline(backbone, world, pairs, layers=(2,), task="identify")
-    assert set(named["condition"]) == {"llm_identify"}
-    assert named[named["arm"] == "entity"]["correct"].mean() > 0.8
-    assert named[named["arm"] == "wrong entity"]["follows"].eq("donor").mean() > 0.8
+    named = reading_deadline(backbone, world, pairs[:2], layers=(2,), task="identify")
+    assert set(named["condition"]) == {"llm_identify"} and set(named["task"]) == {"identify"}
+    assert named[named["arm"] == "entity"]["accepted"].map(list).tolist() == [
+        [pair.target.entity] for pair in pairs[:2]
+    ]
 
 
 def test_a_state_written_elsewhere_fails_the_control(backbone, world, pairs, monkeypatch):

@@ -6,7 +6,13 @@ import pytest
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.readouts import captions, selection
-from twohop_lib.readouts.shares import paired_differences, share, share_by_world, share_table
+from twohop_lib.readouts.shares import (
+    crossed_table,
+    paired_differences,
+    share,
+    share_by_world,
+    share_table,
+)
 from twohop_lib.stats import DONOR, entity_bootstrap
 
 
@@ -193,3 +199,17 @@ def test_ranges_have_two_different_ends():
     assert captions.percent(None) == "–" and captions.percent(0.4251, 1) == "42.5"
     assert captions.listed([]) == "" and captions.listed(["a"]) == "a"
     assert captions.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_groups_over_seeds_that_show_the_same_entities():
+    frame = pd.DataFrame(
+        {
+            "model": ["b"] * 4 + ["a"] * 2,
+            "seed": [0, 1, 0, 1, 0, 0],
+            "entity_id": ["x", "x", "y", "y", "x", "y"],
+            "correct": [True, True, False, False, True, None],
+        }
+    )
+    table = crossed_table(frame, "correct", ["model"])
+    assert table["model"].tolist() == ["b", "a"] and table["value"].tolist() == [0.5, 1.0]
+    assert table[["n_items", "n_entities", "n_seeds"]].values.tolist() == [[4, 2, 2], [1, 1, 1]]

@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 from twohop_lib.errors import TwohopError
 from twohop_lib.stats import (
     Interval,
+    crossed_bootstrap,
     entity_bootstrap,
     proportion_interval,
     proportions,
@@ -320,3 +321,27 @@ def test_pairs_of_several_worlds():
     means = [values[world == w].mean() for w in range(3)]
     assert nested.low < min(means) + 0.1 and nested.high > max(means) - 0.1
     assert nested.n_entities == 90
+
+
+def test_entities_that_seeds_share_are_not_counted_anew_in_each():
+    rng = np.random.default_rng(0)
+    entities, seeds = np.repeat(np.arange(40), 3), np.tile(np.arange(3), 40)
+    hard = np.repeat(rng.random(40) < 0.5, 3).astype(float)
+    found = crossed_bootstrap(hard, entities, seeds)
+    nested = entity_bootstrap(hard, entities, worlds=seeds)
+    once = entity_bootstrap(hard[::3], entities[::3])
+    # The same 40 entities thrice tell no more than once.
+    assert found.high - found.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert nested.high - nested.low < 0.8 * (found.high - found.low)
+    assert (found.estimate, found.n_items, found.n_entities) == (hard.mean(), 120, 40)
+
+
+def test_seeds_that_differ_widen_a_crossed_interval():
+    entities, seeds = np.repeat(np.arange(40), 3), np.tile(np.arange(3), 40)
+    by_seed = (seeds == 0).astype(float)
+    found = crossed_bootstrap(by_seed, entities, seeds)
+    assert found.low == 0 and found.high == 1
+    one = crossed_bootstrap(by_seed[::2], entities[::2], np.zeros(60))
+    assert one == entity_bootstrap(by_seed[::2], entities[::2])
+    ends = crossed_bootstrap(np.zeros(120), entities, seeds)
+    assert ends.low == 0 and ends.high == pytest.approx(proportion_interval(0, 40).high)

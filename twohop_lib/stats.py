@@ -196,6 +196,40 @@ def entity_bootstrap(
     return found
 
 
+def crossed_bootstrap(
+    values: pd.Series | ArrayLike,
+    entities: Ids,
+    seeds: Ids,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a mean, resampling entities and, on their own, seeds crossed with them.
+
+    One value, entity and seed an item. With one seed it is that of :func:`entity_bootstrap`; where
+    all are 0, or all 1, it is Wilson's on entities.
+
+    Raises TwohopError as :func:`entity_bootstrap` does.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    n_seeds = len(_keys(seeds, len(table)).drop_duplicates())
+    plain = entity_bootstrap(table, entities, n_boot=n_boot, seed=seed, level=level)
+    if n_seeds < 2 or plain.low is None or set(table) in ({0.0}, {1.0}):
+        return plain
+    (one,), (other,) = _codes([entities], len(table)), _codes([seeds], len(table))
+    sums, sizes = (np.zeros((one.max() + 1, n_seeds)) for _ in range(2))
+    np.add.at(sums, (one, other), table)
+    np.add.at(sizes, (one, other), 1)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.multinomial(n, [1 / n] * n, size=n_boot) for n in sums.shape]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total, items = (np.einsum("be,es,bs->b", drawn[0], x, drawn[1]) for x in (sums, sizes))
+        draws = total / items
+    clusters = _clusters(entities, None, None, len(table))
+    return _percentile(float(table.mean()), [draws], clusters, level)
+
+
 def resample_entities(
     entities: Ids,
     statistic: Callable[[NDArray[np.intp]], float],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.stats import ENTITY, Interval, entity_bootstrap
+from twohop_lib.stats import ENTITY, Interval, crossed_bootstrap, entity_bootstrap
 
 N_BOOT = 2000
 #: What stands for all worlds together in a table by world.
@@ -70,6 +70,29 @@ def share_table(
         found = share(part, value, entity=entity, donor=donor, world=world, n_boot=n_boot)
         rows.append((*key, *_cells(found)))
     return pd.DataFrame(rows, columns=[*by, *_NAMES])
+
+
+def crossed_table(
+    frame: pd.DataFrame,
+    value: str,
+    by: Sequence[str],
+    *,
+    entity: str = "entity_id",
+    seed: str = "seed",
+    n_boot: int = N_BOOT,
+) -> pd.DataFrame:
+    """The mean of a column in each group of ``by``, over seeds that show the same entities.
+
+    Entities and seeds are both resampled (:func:`twohop_lib.stats.crossed_bootstrap`); items
+    without a value are left out. Returns ``*by, value, low, high, n_items, n_entities, n_seeds``.
+    """
+    _need(frame, [value, entity, seed, *by])
+    rows = []
+    for key, part in frame.dropna(subset=[value]).groupby(list(by), sort=False):
+        numbers = part[value].astype(float)
+        found = crossed_bootstrap(numbers, part[entity], part[seed], n_boot=n_boot)
+        rows.append((*key, *_cells(found), part[seed].nunique()))
+    return pd.DataFrame(rows, columns=[*by, *_NAMES, "n_seeds"])
 
 
 def share_by_world(
