@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import tempfile
 from pathlib import Path
@@ -9,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twohop_lib.errors import TwohopError
+from twohop_lib.errors import TwohopError, suggest
 
 if TYPE_CHECKING:
-    from twohop_lib.benchmark.schema import Benchmark
     from twohop_lib.interventions.check import Report
+    from twohop_lib.rerun.rehearse import Rehearsal
 
-#: Prompts that a chapter asks of a VLM, by entity and by fact, to guess how long it takes.
-WORK = {"the_gap": (1, 7)}
 #: One colour a role, for a terminal.
 COLOURS = {
     "prefix": "dim",
@@ -43,19 +42,27 @@ def check(
         None
     ),
     quantise: Annotated[str | None, typer.Option(help="4bit or 8bit (needs bitsandbytes).")] = None,
+    profile: Annotated[
+        str, typer.Option(help="What chapters are timed for: quick, standard or full.")
+    ] = "standard",
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check in about a minute that a model's blocks, prompts and patches are what they seem.
+    """Check that a model's blocks, prompts and patches are what they seem, and time the chapters.
 
-    Exits with 0 only if every check holds.
+    Every experiment of the chapters is run on a few entities. Exits with 0 only if every check
+    holds and every chapter can be run.
     """
     from twohop_lib.benchmark import sources
     from twohop_lib.interventions.check import check as run
     from twohop_lib.models.pair import load_pair
     from twohop_lib.organisms import locate_pair, suited_benchmark
+    from twohop_lib.rerun.rehearse import Rehearsal, rehearse
+    from twohop_lib.rerun.run import PROFILES, NoChapters, chapters_folder, rerunnable
 
     if quantise not in (None, "4bit", "8bit"):
         raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
+    if profile not in PROFILES:
+        raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, PROFILES)}.")
     vlm_at, llm_at = locate_pair(vlm, llm)
     with tempfile.TemporaryDirectory() as folder:
         suited = benchmark or suited_benchmark(vlm_at)
@@ -69,16 +76,38 @@ def check(
             vlm_revision=revision,
             llm_revision=llm_revision,
         )
-        report = run(pair, asked)
-        if json:
-            typer.echo(jsonlib.dumps(report.json(), indent=2))
-        else:
-            _print(pair.name, report, asked)
-    if not report.ok:
+        report, done = run(pair, asked), Rehearsal({}, {})
+        if not json:
+            _print(pair.name, report)
+        if report.ok:  # Where a check fails, experiments would mean nothing.
+            with contextlib.suppress(NoChapters):
+                done = rehearse(pair, asked, rerunnable(chapters_folder()), profile)
+    ok = report.ok and not done.refused
+    if json:
+        chapters = {"seconds_by_chapter": dict(done.seconds), "refused": dict(done.refused)}
+        typer.echo(jsonlib.dumps({**report.json(), "ok": ok, **chapters}, indent=2))
+    else:
+        _print_chapters(done, profile)
+    if not ok:
         raise typer.Exit(1)
 
 
-def _print(name: str, report: Report, benchmark: Benchmark) -> None:
+def _print_chapters(done: Rehearsal, profile: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("chapter", "minutes, about", box=None, pad_edge=False)
+    for chapter, seconds in done.seconds.items():
+        table.add_row(chapter, f"{seconds / 60:.1f}")
+    if done.seconds:
+        console.print(f"Chapters at profile {profile}, finished work shared between them:")
+        console.print(table)
+    for chapter, why in done.refused.items():
+        console.print(f"{chapter} cannot be run: {why}", style="bold red", markup=False)
+
+
+def _print(name: str, report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -132,14 +161,6 @@ def _print(name: str, report: Report, benchmark: Benchmark) -> None:
         console.print(Text(sentence, style="bold red" if report.unlike_a_session else ""))
     if report.computation == "reference":
         console.print("Splicing is not exact for this model: interventions run whole, and slowly.")
-    entities, facts = len(benchmark.entities()), len(benchmark.questions)
-    for chapter, (by_entity, by_fact) in WORK.items():
-        prompts = by_entity * entities + by_fact * facts
-        console.print(
-            f"{chapter}: about {prompts * report.seconds_per_answer / 60:.0f} min for all "
-            f"{prompts} prompts of {benchmark.name}, at the speed of the three above (larger "
-            "batches are faster)"
-        )
     if report.nan:
         console.print(
             "[bold]It computes NaN (not a number), so no comparison holds; give another "

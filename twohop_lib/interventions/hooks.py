@@ -17,6 +17,7 @@ from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, Knockout, S
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.models.blocks import (
     UnsupportedSite,
+    as_unsupported,
     hooked,
     keys_and_values,
     stream_out,
@@ -240,8 +241,10 @@ def _knocked_out(decoder: Decoder, edit: Knockout) -> Iterator[None]:
             handles.append(block.register_forward_pre_hook(before(b), with_kwargs=True))
         elif not keys:
             handles.append(block.register_forward_hook(past, with_kwargs=True))
+    kind = type(decoder.model).__name__
     try:
-        yield
+        with as_unsupported(f"Attention edges cannot be cut in every block of this {kind}"):
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -51,6 +51,10 @@ PROFILES: dict[str, dict[str, Any]] = {
 OWN = ("vlm", "llm", "benchmark", "work", "seed", "load")
 
 
+class NoChapters(TwohopError):
+    """The library was installed without the chapters."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What to run: models as hub ids or folders, and a benchmark (a source, a folder, a table).
@@ -129,7 +133,7 @@ def chapters_folder() -> Path:
     """Where the chapters' sources are: beside the library, in a clone of the repository."""
     folder = Path(__file__).parents[2] / "chapters"
     if not folder.is_dir():
-        raise TwohopError(
+        raise NoChapters(
             "The chapters are not installed with the library; clone the repository and install "
             "from there with: pip install -e ."
         )
