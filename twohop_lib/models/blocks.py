@@ -14,6 +14,7 @@ before such a factor.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -366,6 +367,8 @@ def _off(left: Tensor, entered: Tensor, added: Tensor) -> float:
     Some scale what they add (Granite) or all of it (Gemma 4); those factors are found here.
     """
     plain = (entered + added - left).abs().max().item()
+    if not math.isfinite(plain):
+        return math.inf
     both = torch.stack([entered.flatten(), added.flatten()], dim=1).double()
     factors = torch.linalg.lstsq(both, left.flatten().double()[:, None]).solution
     scaled = (both @ factors)[:, 0] - left.flatten().double()
