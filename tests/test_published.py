@@ -89,6 +89,20 @@ def test_grafts_that_are_here_are_run_on_this_page(cache, capsys):
     assert opened.caption("Turned.").endswith("Grafts of Gemma 3 270M, measured on this page.")
 
 
+def test_facts_are_those_that_the_language_model_gives_by_name(cache, monkeypatch):
+    true = published.evaluate
+
+    def half_right(*args, **options):
+        answers = true(*args, **options)
+        return answers.assign(correct=[i % 2 == 0 for i in range(len(answers))])
+
+    monkeypatch.setattr(published, "evaluate", half_right)
+    opened = open_grafts("demo", ["caption"], entities=4)
+    every = [q.question_id for q in published.graft_questions(0, 4).questions]
+    assert [q.question_id for q in opened.study.questions.questions] == every[::2]
+    assert len(opened.by_name) == len(every)
+
+
 def test_the_one_language_model_is_in_memory_once_and_asked_once(cache, monkeypatch):
     study = open_grafts("demo", ["caption", "names"], entities=2).study
     one, other = study.pairs.values()
@@ -106,7 +120,7 @@ def test_the_one_language_model_is_in_memory_once_and_asked_once(cache, monkeypa
         return true(*args, **options)
 
     monkeypatch.setitem(published.Study.ask.__globals__, "evaluate", counted)
-    answers = study.ask("llm_by_name")
+    answers = study.ask("llm_by_name")  # by the language model that they share: once
     assert asked == [("caption", ["llm_by_name"])]
     said = answers.groupby("model")["answer"].apply(list)
     assert said["caption"] == said["names"]
@@ -197,7 +211,7 @@ def test_recording_runs_the_chapters_own_cells(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "chapters_folder", lambda: folder)
     record.record([], tmp_path / "pages", say=lambda line: None)
     made = {f.name for f in (tmp_path / "pages").iterdir()}
-    assert made == {"demo-named.parquet", "demo-answers.parquet"}
+    assert made == {f"demo-{name}.parquet" for name in ("named", "answers", "by-name")}
     with pytest.raises(TwohopError, match="No chapter 'other' shows grafts"):
         record.record(["other"], tmp_path / "pages")
     monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "empty"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from twohop_lib.grafts import RECORDED, check_name, shipped
 from twohop_lib.grafts.documents import half
 from twohop_lib.models.loading import load_vlm
 from twohop_lib.models.pair import ModelPair, compatibility, load_pair, text_stack
-from twohop_lib.runs.evaluate import NULLABLE
+from twohop_lib.runs.evaluate import NULLABLE, evaluate
 
 #: What figures, captions and titles call them.
 GRAFT = "graft of Gemma 3 270M"
@@ -38,8 +38,8 @@ WORDING = "standard"
 COMMAND = "twohop graft record"
 #: Set by that command: the folder that frames are written to as they are computed.
 RECORD_TO = "TWOHOP_RECORD"
-#: Of every page: what the models answered.
-ANSWERS = "answers"
+#: Of every page: what the models answered, and what the language model did by name.
+ANSWERS, BY_NAME = "answers", "by-name"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +48,14 @@ class Published:
 
     ``study`` is asked and swept like any other. ``words`` say for captions where its figures come
     from: "measured on this page", or recorded when, by which command and why. Recorded, the study
-    holds the answers and no models, and all else comes from :meth:`frame`.
+    holds the answers and no models, and all else comes from :meth:`frame`. ``by_name`` are the
+    language model's answers by name to all questions about the study's entities; the study itself
+    asks those that it answers right.
     """
 
     study: Study | None
     words: str
+    by_name: pd.DataFrame = field(default_factory=pd.DataFrame)
     recorded: Path | None = None
 
     def __bool__(self) -> bool:
@@ -70,7 +73,8 @@ class Published:
             return _of(self.study.models, _read(self.study.chapter, name, self.recorded))
         found = compute(self.study)
         if to := os.environ.get(RECORD_TO):
-            self._record({name: found, ANSWERS: self.study.answers}, Path(to))
+            frames = {name: found, ANSWERS: self.study.answers, BY_NAME: self.by_name}
+            self._record(frames, Path(to))
         return found
 
     def title(self, finding: str) -> str:
@@ -105,8 +109,9 @@ def open_grafts(
     """Open the grafts that a chapter shows beside the organisms, and print which these are.
 
     They are asked about flags without a look-alike, of countries that no recipe was asked facts
-    about in training: ``entities`` of them, taken evenly (0: all). ``given`` says that the page is
-    about a model that the reader named: there are no grafts on it.
+    about in training: ``entities`` of them, taken evenly (0: all), and facts of theirs that the
+    language model gives by name. ``given`` says that the page is about a model that the reader
+    named: there are no grafts on it.
 
     Raises:
         TwohopError: a name is no graft's.
@@ -115,16 +120,14 @@ def open_grafts(
         check_name(name)
     if given or not grafts:
         return Published(None, "none were asked for")
-    questions = graft_questions(seed, entities)
-    about = {"chapter": chapter, "questions": questions, "seed": seed, "given": False}
-    about |= {"everyone": graft_questions(seed), "batch_size": batch_size, "work": work}
+    asked = graft_questions(seed, entities)
+    about = {"chapter": chapter, "seed": seed, "given": False, "batch_size": batch_size}
+    about |= {"everyone": graft_questions(seed), "work": work}
     pairs, reasons = _live(grafts, seed)
-    if pairs:
-        study = Study(pairs=pairs, **about)
-        opened = Published(study, "measured on this page")
-    else:
-        opened = _recorded(chapter, grafts, about)
-    _tell(opened, reasons, len(questions.questions))
+    for reason in reasons:
+        print(f"{reason}.")
+    opened = _run(pairs, asked, about) if pairs else _recorded(chapter, grafts, asked, about)
+    print(_told(opened))
     return opened
 
 
@@ -147,6 +150,29 @@ _BUILT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 # --- live -------------------------------------------------------------------------------------
+
+
+def _run(pairs: Mapping[str, ModelPair], asked: Benchmark, about: dict[str, Any]) -> Published:
+    """Grafts that are here, asked what their language model knows by name."""
+    by_name = evaluate(
+        None,
+        next(iter(pairs.values())).backbone,
+        asked,
+        conditions=["llm_by_name"],
+        model_name="backbone",
+        seed=about["seed"],
+        batch_size=about["batch_size"],
+        folder=shipped.grafts_folder() / "by_name",
+    )
+    study = Study(pairs=pairs, questions=_known(asked, by_name), **about)
+    return Published(study, "measured on this page", by_name)
+
+
+def _known(asked: Benchmark, by_name: pd.DataFrame) -> Benchmark:
+    """The questions that were answered right; all, should there be none."""
+    right = set(by_name.loc[by_name["correct"].astype(bool), "question_id"])
+    known = tuple(q for q in asked.questions if q.question_id in right)
+    return replace(asked, questions=known or asked.questions)
 
 
 def _live(grafts: Sequence[str], seed: int) -> tuple[dict[str, ModelPair], list[str]]:
@@ -189,21 +215,24 @@ def _share(own: Any, common: Any) -> None:
 # --- recorded ---------------------------------------------------------------------------------
 
 
-def _recorded(chapter: str, grafts: Sequence[str], about: dict[str, Any]) -> Published:
+def _recorded(
+    chapter: str, grafts: Sequence[str], asked: Benchmark, about: dict[str, Any]
+) -> Published:
     """The grafts as they were recorded for a chapter; false if they were not."""
     file = _file(chapter, ANSWERS, RECORDED)
     if not file.is_file():
         return Published(None, "neither are they here, nor were they recorded for this page")
-    answers, meta = _typed(records.read_frame(file)), records.read_meta(file)
+    answers, meta = _read(chapter, ANSWERS, RECORDED), records.read_meta(file)
     models = [name for name in grafts if name in set(answers["model"])]
-    study = Study(pairs=dict.fromkeys(models), **about)
+    by_name = _read(chapter, BY_NAME, RECORDED)
+    study = Study(pairs=dict.fromkeys(models), questions=_known(asked, by_name), **about)
     study.recall(_of(models, answers))
     date = datetime.fromisoformat(meta["date"])
     words = (
         f"recorded on {date.day} {date:%B %Y} by {meta['command']}, since the language model "
         "could not be had here"
     )
-    return Published(study, words, RECORDED)
+    return Published(study, words, by_name, RECORDED)
 
 
 def _of(models: Sequence[str], frame: pd.DataFrame) -> pd.DataFrame:
@@ -231,15 +260,13 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({column: kind for column, kind in NULLABLE.items() if column in frame})
 
 
-def _tell(opened: Published, reasons: Sequence[str], questions: int) -> None:
-    for reason in reasons:
-        print(f"{reason}.")
-    if not opened:
-        print(f"No {GRAFTS}: {opened.words}.")
-        return
-    study = opened.study
-    print(
-        f"The {GRAFTS} {', '.join(study.models)}, {opened.words}.",
-        f"{study.noun}: {len(study.questions.entities())}, {questions} questions",
-        sep="\n",
+def _told(opened: Published) -> str:
+    """What a page says of the grafts that it shows."""
+    if opened.study is None:
+        return f"No {GRAFTS}: {opened.words}."
+    study, asked = opened.study, opened.by_name
+    return (
+        f"The {GRAFTS} {', '.join(study.models)}, {opened.words}.\n"
+        f"{study.noun}: {asked['entity_id'].nunique()}, {len(asked)} questions, of which their "
+        f"language model answers {asked['correct'].sum()} by name"
     )
