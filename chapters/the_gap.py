@@ -21,6 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
 #   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle),
@@ -33,6 +34,9 @@
 # - Three papers define the gap in three ways. On the same answers of the middle organism they
 #   give {glue:text}`middle_degradation` %, {glue:text}`middle_difference` points and
 #   {glue:text}`middle_controlled` %.
+# - A *graft of Gemma 3 270M* knows what the web taught a published language model. Of the facts
+#   that this gives by name, about countries whose flags the graft names, it gives by picture:
+#   {glue:text}`grafts_gap`.
 # - The scoring rule matters: {glue:text}`rule_sentence`
 # ```
 
@@ -73,6 +77,11 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+grafts = [
+    "caption",
+    "facts",
+    "names",
+]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded; "" for every way
@@ -89,6 +98,7 @@ except ImportError:
 
 # %%
 import pandas as pd
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import bars, dots, theme
@@ -214,7 +224,7 @@ show(
 # ### The cascade
 #
 # {numref}`fig-cascade` counts what is left at each step, and {numref}`fig-types` gives every
-# question one of five outcomes.
+# question one of six outcomes.
 
 # %% tags=["hide-input"]
 show(
@@ -229,7 +239,7 @@ shares = each_model(answers, cascade.failure_shares)
 show(
     bars.failure_bars(shares),
     "fig-types",
-    f"Every question has one of five outcomes. {theme.caption_n(shares)}.",
+    f"Every question has one of six outcomes. {theme.caption_n(shares)}.",
 )
 
 # %% [markdown]
@@ -285,6 +295,67 @@ show(
 
 # %%
 gap_words.by_world(worlds, seed).style.hide(axis="index")
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The organisms' gaps were trained into them. A *graft* is a published language model, Gemma 3 270M,
+# frozen, with a small vision tower and projector grown onto it: `caption` by captions that name the
+# country alone, `facts` also by questions about other countries, `names` by matching the name's
+# embeddings without ever running the language model. They are shown flags, and asked what the
+# language model gives by name. {numref}`fig-grafts-arms` puts the arms side by side, and
+# {numref}`fig-grafts-types` tells the outcomes apart: a graft may say the country's own name
+# whatever it is asked, which is no recall that failed.
+
+# %% tags=["grafts"]
+published = open_grafts("the_gap", grafts, study.given, 24)
+if published:
+    grafted = published.frame(
+        "arms",
+        lambda study: study.ask(
+            *("identify", "llm_by_name", "by_picture", "name_first"),
+            "blank_by_picture",
+        ),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    arms = gap_words.by_arm(gap_words.accuracy_of_recognised(grafted))
+    of_known = gap_words.outcomes_of_known(grafted, "llm")
+    show(
+        dots.accuracy_by_arm(
+            arms, published.title(gap_words.lowest(of_known))
+        ),
+        "fig-grafts-arms",
+        published.caption(
+            "Accuracy by arm on facts that the language model gives by name; "
+            f"{published.study.among()}. {theme.caption_n(arms)}. "
+            "Bars: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    shares = each_model(grafted, cascade.failure_shares, known_by="llm")
+    show(
+        bars.failure_bars(
+            shares, published.title("what is said by picture")
+        ),
+        "fig-grafts-types",
+        published.caption(
+            "What comes by picture of facts that the language model gives by "
+            f"name. {theme.caption_n(shares)}."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+glue(
+    "grafts_gap",
+    gap_words.outcomes_sentence(of_known, "country")
+    if published
+    else "not measured here",
+)
 
 # %% [markdown]
 # ## Controls

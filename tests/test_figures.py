@@ -52,7 +52,7 @@ def failures(models=MODELS) -> pd.DataFrame:
             {"model": model, "type": kind, "share": share}
             for model, size in models.items()
             for kind, share in zip(
-                cascade.TYPES, [0.85 - size, 0.03, size, 0.05, 0.07], strict=True
+                cascade.TYPES, [0.83 - size, 0.03, 0.02, size, 0.05, 0.07], strict=True
             )
         ]
     )
@@ -343,6 +343,8 @@ def answers(model: str) -> pd.DataFrame:
             "question_id": "" if condition == "identify" else f"{entity}-r{number}",
             "wording": "standard",
             "condition": condition,
+            "answer": "x",
+            "accepted": ["y"],
             "correct": not condition.startswith("blank_by_picture")
             and (condition != "by_picture" or number == 0),
         }

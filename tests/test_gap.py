@@ -95,16 +95,34 @@ def test_cascade_counts():
         "known": 5,
         "not blind-solvable": 4,
         "right": 1,
+        "own name instead": 0,
         "linking failure": 3,
     }
-    assert counts.n_entities.tolist() == [3, 2, 2, 2, 1, 2]
-    shares = [1, 6 / 8, 5 / 6, 4 / 5, 1 / 4, 3 / 4]
+    assert counts.n_entities.tolist() == [3, 2, 2, 2, 1, 0, 2]
+    shares = [1, 6 / 8, 5 / 6, 4 / 5, 1 / 4, 0, 3 / 4]
     assert counts.share_of_previous.tolist() == pytest.approx(shares)
     assert counts.share["linking failure"] == pytest.approx(3 / 8)
     by_llm = cascade.cascade_counts(make(FIXTURE), known_by="llm").set_index("step")
-    assert by_llm.n_items.tolist() == [8, 6, 5, 4, 1, 3]
+    assert by_llm.n_items.tolist() == [8, 6, 5, 4, 1, 0, 3]
     assert set(by_llm.known_by) == {"llm"}
     assert by_llm.n_entities["known"] == 2
+
+
+def test_saying_the_name_whatever_is_asked_is_no_recall_that_failed():
+    records = make(FIXTURE)
+    named = records.condition == "identify"
+    records["accepted"] = [["Alba", "Isle A"] if n else ["x"] for n in named]
+    picture = records.condition == "by_picture"
+    for question, said in {"a-r1": "It is Alba.", "a-r3": "Isle A", "c-r1": "Alba"}.items():
+        records.loc[picture & (records.question_id == question), "answer"] = said
+    # A right answer stays right, and another condition's answer says nothing about this one.
+    records.loc[records.question_id == "a-r0", "answer"] = "Alba"
+    records.loc[~picture & (records.question_id == "b-r0"), "answer"] = "Alba"
+    types = cascade.failure_types(records).set_index("question_id")["type"]
+    assert types[types == "own name instead"].index.tolist() == ["a-r1", "a-r3"]
+    assert types["a-r0"] == "right" and types["c-r1"] == "unseen entity"
+    counts = cascade.cascade_counts(records).set_index("step").n_items
+    assert counts["own name instead"] == 1 and counts["linking failure"] == 2
 
 
 def test_controlled_counts():
@@ -136,7 +154,8 @@ def test_failure_types_are_exhaustive_and_exclusive():
         for i, (recognised, known, right) in enumerate(cells)
     }
     typed = cascade.failure_types(make(entities))
-    assert typed["type"].notna().all() and set(typed["type"]) == set(cascade.TYPES)
+    kinds = set(cascade.TYPES) - {"own name instead"}  # says nothing at all
+    assert typed["type"].notna().all() and set(typed["type"]) == kinds
     linking = typed[typed["type"] == "linking failure"]
     assert len(linking) == 1 and linking[["recognised", "known_vlm"]].all(axis=None)
     shares = cascade.failure_shares(make(entities))
@@ -237,8 +256,8 @@ def test_no_qualifying_items_give_none():
             assert (interval.estimate, interval.low, interval.high) == (None, None, None)
             assert interval.n_items == interval.n_entities == 0
     counts = cascade.cascade_counts(nobody)
-    assert counts.n_items.tolist() == [2, 0, 0, 0, 0, 0]
-    assert counts.share_of_previous.isna().tolist() == [False, False, True, True, True, True]
+    assert counts.n_items.tolist() == [2, 0, 0, 0, 0, 0, 0]
+    assert counts.share_of_previous.isna().tolist() == [False, False] + [True] * 5
 
 
 def test_reference_never_right_gives_no_relative_gap():

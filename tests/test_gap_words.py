@@ -156,3 +156,17 @@ def test_verdicts_on_facts_and_what_a_rule_hardly_ever_accepts():
         "One published rule hardly ever accepts a right calling code"
     )
     assert rules.refusal_title(shares, "twohop").startswith("Right answers accepted")
+
+
+def test_what_comes_of_known_facts_tells_the_own_name_apart():
+    records = make({"a": (True, ["llm picture", "llm", "llm", "llm blind"]), "b": (False, ["llm"])})
+    own = (records["condition"] == "by_picture") & (records["question_id"] == "a-r1")
+    records.loc[own, "answer"] = "A"
+    named = records["condition"] == "identify"
+    records["accepted"] = [["A"] if one else ["x"] for one in named]
+    table = gap_words.outcomes_of_known(records, "llm")
+    assert table["outcome"].tolist() == list(gap_words.OUTCOMES)
+    assert table["value"].tolist() == pytest.approx([1 / 3] * 3) and set(table["n_items"]) == {3}
+    assert gap_words.outcomes_sentence(table, "house") == (
+        "m 1 of 3 (the house's own name instead: 1 of 3, another: 1 of 3)"
+    )

@@ -120,6 +120,7 @@ def test_the_one_language_model_is_in_memory_once_and_asked_once(cache, monkeypa
         return true(*args, **options)
 
     monkeypatch.setitem(published.Study.ask.__globals__, "evaluate", counted)
+    study._answers.clear()
     answers = study.ask("llm_by_name")  # by the language model that they share: once
     assert asked == [("caption", ["llm_by_name"])]
     said = answers.groupby("model")["answer"].apply(list)

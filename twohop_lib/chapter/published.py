@@ -154,9 +154,10 @@ _BUILT: list[tempfile.TemporaryDirectory[str]] = []
 
 def _run(pairs: Mapping[str, ModelPair], asked: Benchmark, about: dict[str, Any]) -> Published:
     """Grafts that are here, asked what their language model knows by name."""
+    first = next(iter(pairs.values())).backbone
     by_name = evaluate(
         None,
-        next(iter(pairs.values())).backbone,
+        first,
         asked,
         conditions=["llm_by_name"],
         model_name="backbone",
@@ -165,6 +166,11 @@ def _run(pairs: Mapping[str, ModelPair], asked: Benchmark, about: dict[str, Any]
         folder=shipped.grafts_folder() / "by_name",
     )
     study = Study(pairs=pairs, questions=_known(asked, by_name), **about)
+    known = {q.question_id for q in study.questions.questions}
+    right = by_name[by_name["question_id"].isin(known)]
+    for model, pair in pairs.items():
+        if pair.backbone is first:
+            study.recall(right.assign(model=model))
     return Published(study, "measured on this page", by_name)
 
 

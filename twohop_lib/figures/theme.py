@@ -70,6 +70,7 @@ LOOKS: dict[str, dict[str, Look]] = {
     "type": {  # of outcome, in stacking order: twohop_lib.readouts.cascade.TYPES
         "right": Look(GREEN),
         "right without recognition": Look("#8FD3BC"),
+        "own name instead": Look(PINK, dash=SHORT, outline=INK),
         "linking failure": Look(ORANGE, outline=INK),
         "unknown fact": Look(AMBER),
         "unseen entity": Look(GREY, dash=DOTTED, outline=INK),

@@ -16,6 +16,7 @@ import pandas as pd
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.readouts.shares import share_table
+from twohop_lib.scoring.matching import matches
 from twohop_lib.stats import ENTITY
 
 KnownBy = Literal["vlm", "llm"]
@@ -24,6 +25,7 @@ KnownBy = Literal["vlm", "llm"]
 TYPES = (
     "right",
     "right without recognition",
+    "own name instead",
     "linking failure",
     "unknown fact",
     "unseen entity",
@@ -55,7 +57,8 @@ def cascade(records: pd.DataFrame) -> pd.DataFrame:
     booleans ``recognised`` (names the entity from the picture), ``known_vlm`` and ``known_llm``
     (VLM / backbone answers by name without picture), ``blind`` (answers with a blank picture),
     ``text_only`` (blank picture, by name), ``full_information`` (picture and name) and ``right``
-    (by picture). NA means that the condition was not run for that item.
+    (by picture). NA means that the condition was not run for that item. ``own_name`` says of a
+    wrong answer by picture that it is the entity's own name.
 
     Raises TwohopError if the records are of several models or hold an answer twice.
     """
@@ -77,32 +80,52 @@ def cascade(records: pd.DataFrame) -> pd.DataFrame:
         else:
             values = pd.Series(pd.NA, index=wide.index)
         wide[column] = pd.array(values.astype(object).to_numpy(), dtype="boolean")
+    wide["own_name"] = _names_itself(wide, records)
     first = ["model", "seed", "entity_id", "entity", "relation", "question_id", "wording"]
-    return wide[[*first, *CASCADE_CONDITIONS]]
+    return wide[[*first, *CASCADE_CONDITIONS, "own_name"]]
+
+
+def _names_itself(wide: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
+    """For each item of the cascade: is its wrong answer by picture the entity's own name?
+
+    The names are those that are accepted when the entity is to be named.
+    """
+    names = records[records["condition"] == "identify"].set_index(_ENTITY)["accepted"].to_dict()
+    wrong = records[(records["condition"] == "by_picture") & ~records["correct"].astype(bool)]
+    found = {
+        (row.seed, row.entity_id, row.question_id)
+        for row in wrong.itertuples()
+        if matches(row.answer, names.get((row.seed, row.entity_id)) or [row.entity])
+    }
+    keys = zip(wide["seed"], wide["entity_id"], wide["question_id"], strict=True)
+    return pd.Series([key in found for key in keys], index=wide.index, dtype=bool)
 
 
 def cascade_counts(records: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataFrame:
     """Count items and entities at each step of the cascade.
 
-    Steps: all, recognised, known, not blind-solvable; of the last, right and linking failure.
+    Steps: all, recognised, known, not blind-solvable; of the last, right, own name instead (which
+    is no recall that failed) and linking failure.
     Columns ``model, known_by, step, n_items, n_entities, share`` (of all items; NaN if none) and
-    ``share_of_previous`` (for the two outcomes: of the not blind-solvable).
+    ``share_of_previous`` (for the outcomes: of the not blind-solvable).
     """
     wide = cascade(records)
     recognised = passing(wide, "recognised")
     known = passing(recognised, known_column(known_by))
     unguessed = passing(known, "blind", False)
+    missed = passing(unguessed, "right", False)
     steps = {
         "all": wide,
         "recognised": recognised,
         "known": known,
         "not blind-solvable": unguessed,
         "right": passing(unguessed, "right"),
-        "linking failure": passing(unguessed, "right", False),
+        "own name instead": missed[missed["own_name"]],
+        "linking failure": missed[~missed["own_name"]],
     }
-    # Both outcomes split the step before them; they do not follow one another.
+    # The outcomes split the step before them; they do not follow one another.
     before = dict(zip(list(steps)[1:], list(steps)[:-1], strict=True))
-    before["linking failure"] = "not blind-solvable"
+    before |= dict.fromkeys(["own name instead", "linking failure"], "not blind-solvable")
     counts = _count(steps, before)
     counts.insert(1, "known_by", known_by)
     return counts
@@ -136,8 +159,9 @@ def failure_types(records: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataFr
     The types exclude each other and leave nothing out. An item answered right by picture is
     ``right`` if its entity is recognised (whether or not the fact is known by name), else
     ``right without recognition``: it was guessed, or recalled without the name being sayable. An
-    item answered wrong by picture is an ``unseen entity`` if not recognised, else an ``unknown
-    fact`` if it fails by name too, else a ``linking failure``. Blind-solvable items are typed
+    item answered wrong by picture is an ``unseen entity`` if not recognised, else ``own name
+    instead`` if the name is what was said, else an ``unknown fact`` if it fails by name too, else a
+    ``linking failure``. Blind-solvable items are typed
     like all others; drop those with ``blind`` first for a stricter count.
     """
     wide = cascade(records)
@@ -147,8 +171,8 @@ def failure_types(records: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataFr
         wide[column].to_numpy(dtype=bool) for column in ("recognised", "right", known)
     )
     kinds = np.select(
-        [right & recognised, right, ~recognised, ~knows],
-        ["right", "right without recognition", "unseen entity", "unknown fact"],
+        [right & recognised, right, ~recognised, wide["own_name"].to_numpy(), ~knows],
+        ["right", "right without recognition", "unseen entity", "own name instead", "unknown fact"],
         default="linking failure",
     )
     return wide.assign(type=pd.Categorical(kinds, categories=TYPES))
@@ -159,7 +183,7 @@ def failure_shares(
 ) -> pd.DataFrame:
     """Return each type's share of all items, with an interval over entities.
 
-    Columns ``model, known_by, type, n, share, low, high, n_items, n_entities``; all five types
+    Columns ``model, known_by, type, n, share, low, high, n_items, n_entities``; all types
     are there, and the shares sum to 1.
     """
     typed = failure_types(records, known_by)

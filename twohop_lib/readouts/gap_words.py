@@ -11,8 +11,13 @@ import pandas as pd
 
 from twohop_lib.figures.theme import ARM_OF_CONDITION
 from twohop_lib.readouts import gap
-from twohop_lib.readouts.captions import NOT_MEASURED, spread_words
+from twohop_lib.readouts.captions import NOT_MEASURED, counted, spread_words
+from twohop_lib.readouts.cascade import KnownBy, failure_types, known_column, passing
+from twohop_lib.readouts.shares import share_table
 from twohop_lib.readouts.tables import each_model
+
+#: What can come, by picture, of a fact that passes the cascade.
+OUTCOMES = ("right", "own name instead", "linking failure")
 
 
 def recognised_rows(answers: pd.DataFrame) -> pd.DataFrame:
@@ -129,6 +134,41 @@ def model_sentences(answers: pd.DataFrame, own: pd.DataFrame, among: str) -> dic
         f"{points(value['difference'])} (against the same model by name) and "
         f"{points(value['controlled'], '%')} (on the controlled slice)",
     }
+
+
+def outcomes_of_known(answers: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataFrame:
+    """What comes, by picture, of the facts that pass the cascade: known, seen, and not guessed.
+
+    Columns ``model, outcome`` ("right", "own name instead", "linking failure") and those of
+    :func:`twohop_lib.readouts.shares.share_table`.
+    """
+    parts = []
+    for _, own in answers.groupby("model", sort=False):
+        typed = passing(failure_types(own, known_by), "recognised")
+        typed = passing(passing(typed, known_column(known_by)), "blind", False)
+        each = [typed.assign(outcome=o, is_outcome=typed["type"].eq(o)) for o in OUTCOMES]
+        parts.append(share_table(pd.concat(each), "is_outcome", ["model", "outcome"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def lowest(outcomes: pd.DataFrame) -> str:
+    """A title: who gives how little by picture of what is known (:func:`outcomes_of_known`)."""
+    right = outcomes[outcomes["outcome"] == "right"].dropna(subset=["value"])
+    if right.empty:
+        return "no fact is left that could be recalled"
+    least, most = right.loc[right["value"].idxmin()], right.loc[right["value"].idxmax()]
+    said = [f"{r['model']} gives {counted(r['value'], int(r['n_items']))}" for r in (least, most)]
+    return f"of known facts {' and '.join(dict.fromkeys(said))} by picture"
+
+
+def outcomes_sentence(outcomes: pd.DataFrame, noun: str) -> str:
+    """:func:`outcomes_of_known` in words, the entity's own name told apart from other errors."""
+    said = []
+    for model, own in outcomes.groupby("model", sort=False):
+        share, n = own.set_index("outcome")["value"], int(own["n_items"].iloc[0])
+        right, name, other = (counted(share[outcome], n) for outcome in OUTCOMES)
+        said.append(f"{model} {right} (the {noun}'s own name instead: {name}, another: {other})")
+    return "; ".join(said)
 
 
 def points(fraction: float | None, unit: str = "points") -> str:
