@@ -12,7 +12,7 @@ from twohop_lib.benchmark import sources
 from twohop_lib.models.pair import load_pair
 from twohop_lib.organisms import path
 from twohop_lib.rerun import rehearse as rehearsal
-from twohop_lib.rerun.rehearse import CHAPTERS, EXPERIMENTS, FIXED, rehearse
+from twohop_lib.rerun.rehearse import CHAPTERS, EXPERIMENTS, rehearse
 from twohop_lib.rerun.run import chapters_folder, rerunnable
 
 QUICK = {"split": "test", "wording": "standard", "max_entities": 12}
@@ -53,30 +53,32 @@ def test_time_is_counted_from_what_a_chapter_asks(world, monkeypatch):
     )
     monkeypatch.setitem(CHAPTERS, "attention_knockout", (("identify",), ("cross-patch",)))
     chosen = dict.fromkeys(("forward_freezing", "attention_knockout"), QUICK)
-    found = rehearse(load_pair(path("late"), path("backbone")), world, chosen, clock=lambda: now[0])
+    found = rehearse(
+        load_pair(path("late"), path("backbone")), world, chosen, clock=lambda: now[0], fixed=7
+    )
     assert found.refused == {} and dict(said) == {"identify": 12, "by_name": 32}
     named, facts = 12, len(world.select(split="test", wording="standard").some(12).questions)
     # All twelve are recognised; what forward freezing has stored is not done again.
     assert found.seconds == {
-        "forward_freezing": FIXED + 2 * (named + facts) + 3 * 3 * named,
-        "attention_knockout": FIXED,
+        "forward_freezing": 7 + 2 * (named + facts) + 3 * 3 * named,
+        "attention_knockout": 7,
     }
     # A full run asks houses of every split, in every wording.
     pair = load_pair(path("late"), path("backbone"))
-    full = rehearse(pair, world, chosen, "full", clock=lambda: now[0])
+    full = rehearse(pair, world, chosen, "full", clock=lambda: now[0], fixed=7)
     facts = len(world.some(12).questions)
-    assert full.seconds["forward_freezing"] == FIXED + 2 * (named + facts) + 3 * 3 * named
+    assert full.seconds["forward_freezing"] == 7 + 2 * (named + facts) + 3 * 3 * named
 
 
 def test_what_a_chapter_would_refuse_is_refused_with_the_reason(world, tmp_path):
     """Linear attention has no edges to cut; a picture beside the stream nothing to freeze."""
     linear = load_pair(build("qwen3_5", tmp_path).vlm)
     chosen = dict.fromkeys(("attention_knockout", "the_gap"), QUICK)
-    found = rehearse(linear, world, chosen)
+    found = rehearse(linear, world, chosen, fixed=0)
     assert set(found.refused) == {"attention_knockout"} and set(found.seconds) == {"the_gap"}
     assert "Attention edges cannot be cut" in found.refused["attention_knockout"]
     cross = replace(load_pair(path("cross"), path("backbone")), llm=None)
-    found = rehearse(cross, world, {"forward_freezing": QUICK})
+    found = rehearse(cross, world, {"forward_freezing": QUICK}, fixed=0)
     assert "leave this chapter out" in found.refused["forward_freezing"]
 
 
@@ -85,7 +87,9 @@ def test_what_a_chapter_would_refuse_is_refused_with_the_reason(world, tmp_path)
 def test_every_experiment_runs_on_every_family(name, world, tmp_path):
     """Set TWOHOP_ALL_FAMILIES to run it."""
     made = build(name, tmp_path)
-    found = rehearse(load_pair(made.vlm, made.llm), world, rerunnable(chapters_folder()), "quick")
+    found = rehearse(
+        load_pair(made.vlm, made.llm), world, rerunnable(chapters_folder()), "quick", fixed=0
+    )
     refused = {
         "qwen3_5": {"attention_knockout", "thinking_out_loud", "where_facts_are_recalled"},
     }

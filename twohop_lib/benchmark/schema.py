@@ -140,6 +140,21 @@ class Benchmark:
         kept = {entities[i * len(entities) // n] for i in range(n)}
         return replace(self, questions=tuple(q for q in self.questions if q.entity_id in kept))
 
+    def instructed(self, instruction: str) -> Benchmark:
+        """The same questions, each followed by an instruction; the notes keep it.
+
+        "" leaves them as they are.
+        """
+        if not instruction.strip():
+            return self
+        asked = ("question_by_name", "question_by_picture", "identify_prompt")
+        told = (
+            dataclasses.replace(q, **{k: f"{getattr(q, k)} {instruction.strip()}" for k in asked})
+            for q in self.questions
+        )
+        notes = {**self.notes, "instruction": instruction.strip()}
+        return replace(self, questions=tuple(told), notes=notes)
+
     def image(self, question: Question) -> Image.Image:
         """The picture that goes with a question (RGB, upright, transparency on white).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def check(
     from twohop_lib.interventions.check import check as run
     from twohop_lib.models.pair import load_pair
     from twohop_lib.organisms import locate_pair, suited_benchmark
-    from twohop_lib.rerun.rehearse import Rehearsal, rehearse
+    from twohop_lib.rerun.rehearse import Rehearsal, rehearse, starting
     from twohop_lib.rerun.run import PROFILES, NoChapters, chapters_folder, rerunnable
 
     if quantise not in (None, "4bit", "8bit"):
@@ -67,6 +68,7 @@ def check(
     with tempfile.TemporaryDirectory() as folder:
         suited = benchmark or suited_benchmark(vlm_at)
         asked = sources.open_benchmark(suited, Path(folder) / "benchmark")
+        started = time.perf_counter()
         pair = load_pair(
             vlm_at,
             llm_at,
@@ -76,16 +78,18 @@ def check(
             vlm_revision=revision,
             llm_revision=llm_revision,
         )
+        loading = time.perf_counter() - started
         report, done = run(pair, asked), Rehearsal({}, {})
         if not json:
             _print(pair.name, report)
         if report.ok:  # Where a check fails, experiments would mean nothing.
             with contextlib.suppress(NoChapters):
-                done = rehearse(pair, asked, rerunnable(chapters_folder()), profile)
+                chapters = rerunnable(chapters_folder())
+                done = rehearse(pair, asked, chapters, profile, fixed=starting() + loading)
     ok = report.ok and not done.refused
     if json:
-        chapters = {"seconds_by_chapter": dict(done.seconds), "refused": dict(done.refused)}
-        typer.echo(jsonlib.dumps({**report.json(), "ok": ok, **chapters}, indent=2))
+        found = {"seconds_by_chapter": dict(done.seconds), "refused": dict(done.refused)}
+        typer.echo(jsonlib.dumps({**report.json(), "ok": ok, **found}, indent=2))
     else:
         _print_chapters(done, profile)
     if not ok:

@@ -23,7 +23,7 @@ from twohop_lib.interventions.edits import Edit, Freeze, Knockout, Write
 from twohop_lib.interventions.recording import Recording, between
 from twohop_lib.models.blocks import UnsupportedSite, as_unsupported, hooked, stream_out
 from twohop_lib.models.decoder import Decoder
-from twohop_lib.models.inputs import decoded, stop_ids
+from twohop_lib.models.inputs import END, decoded, stop_ids
 
 #: Keys and values, ``[batch, heads, pos, d_head]`` each.
 Pair = tuple[Tensor, Tensor]
@@ -437,7 +437,9 @@ def _generate(
         for b in range(decoder.n_blocks):
             stream, own[b] = _one_more(decoder, b, stream, under_way, own[b], since, n + t)
         tokens = head(decoder, stream[:, -1]).argmax(-1)
-    return [decoded(decoder.owner.tokenizer, ids, stops) for ids in said]
+    tokenizer, end = decoder.owner.tokenizer, [tuple(edit.target.ids[-END:]) for edit in edits]
+    ends = {ids: tokenizer.decode(ids) for ids in set(end)}
+    return [decoded(tokenizer, ids, stops, ends[tail]) for ids, tail in zip(said, end, strict=True)]
 
 
 def _one_more(

@@ -24,7 +24,7 @@ from twohop_lib.models.blocks import (
     with_stream_out,
 )
 from twohop_lib.models.decoder import Decoder
-from twohop_lib.models.inputs import GREEDY, decoded, stop_ids
+from twohop_lib.models.inputs import END, GREEDY, decoded, stop_ids
 
 #: Takes the stream ``[1, pos, d_model]`` and returns what takes its place (None: leave it).
 Change = Callable[[Tensor], Tensor | None]
@@ -69,7 +69,8 @@ def _run(decoder: Decoder, target: Recording, max_new_tokens: int) -> tuple[Tens
         return_dict_in_generate=True,
     )
     new = out.sequences[0, target.n :].tolist()
-    return out.logits[0][0].float(), decoded(tokenizer, new, stop_ids(decoder.owner))
+    end = tokenizer.decode(target.ids[-END:])
+    return out.logits[0][0].float(), decoded(tokenizer, new, stop_ids(decoder.owner), end)
 
 
 @torch.inference_mode()

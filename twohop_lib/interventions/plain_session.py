@@ -19,9 +19,11 @@ from twohop_lib.models.inputs import (
     encode,
     stop_ids,
     takes_text_alone,
+    thinks,
 )
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.prompts import Prompt, render, turns_of
+from twohop_lib.models.thinking import BUDGET, switched_off
 from twohop_lib.runs.generate import answer
 
 #: New tokens that are compared.
@@ -57,7 +59,7 @@ def plain(model: Vlm | Llm, prompt: Prompt, picture: Image.Image | None) -> Aske
             pad_token_id=model.tokenizer.pad_token_id,
         )
     new = out[0, len(ids) :].tolist()
-    return Asked(text, ids, decoded(model.tokenizer, new, stop_ids(model)))
+    return Asked(text, ids, decoded(model.tokenizer, new, stop_ids(model), text))
 
 
 def ours(model: Vlm | Llm, prompt: Prompt, picture: Image.Image | None) -> Asked:
@@ -96,6 +98,16 @@ def notes(vlm: Vlm) -> tuple[str, ...]:
         said.append(
             f"The processor of {vlm.name} takes no prompt without a picture, so by name it is "
             "asked through the tokenizer alone."
+        )
+    switches = dict(switched_off(str(vlm.front.chat_template)))
+    if switches:
+        listed = ", ".join(f"{name}={value!r}" for name, value in switches.items())
+        said.append(f"Reasoning is switched off in the chat template ({listed}).")
+    if thinks(vlm):
+        said.append(
+            "Its chat template opens a block of reasoning that cannot be left out, so its answers "
+            f"get {BUDGET} new tokens more; what is not ended by then counts as no answer. "
+            "Experiments on changed runs have no such room: raise their max_new_tokens."
         )
     own: Any = vlm.model.generation_config
     unused = {

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from twohop_lib.errors import TwohopError
+from twohop_lib.models import thinking
 from twohop_lib.models.loading import Llm, Vlm, first_sentence
 from twohop_lib.models.prompts import Prompt, render
 
@@ -18,6 +19,8 @@ GREY = (128, 128, 128)
 #: Inputs that say which positions are text; models that do not take them do not need them.
 _TYPES = ("token_type_ids", "mm_token_type_ids")
 
+#: Tokens at the end of a prompt that show whether it opens a block of reasoning.
+END = 12
 #: Greedy search, whatever the checkpoint's own generation settings say.
 GREEDY = {
     "do_sample": False,
@@ -149,10 +152,28 @@ def stop_ids(model: Vlm | Llm) -> set[int]:
     return set(eos) if isinstance(eos, list | tuple) else {eos}
 
 
-def decoded(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
-    """Return generated ids as text, up to the first that ends the turn."""
+def thinks(model: Vlm | Llm) -> bool:
+    """Whether the chat template opens a block of reasoning, though told to leave it out."""
+    return thinking.opens(render(model.front, Prompt("by_name", "Who?", False)))
+
+
+class Said(str):
+    """What a model says. ``cut``: its budget of new tokens ended before its turn did."""
+
+    cut: bool = False
+
+
+def decoded(tokenizer: Any, ids: list[int], stops: set[int], prompt: str = "") -> Said:
+    """Return generated ids as text, up to the first that ends the turn, without reasoning.
+
+    ``prompt`` is what they follow, or its end: reasoning may begin there. Reasoning that does not
+    end leaves nothing: it is no answer.
+    """
     end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
-    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+    opened = thinking.opens(prompt)
+    found = Said(thinking.without_reasoning(tokenizer, ids[:end], opened))
+    found.cut = end == len(ids)
+    return found
 
 
 def continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str, int]:

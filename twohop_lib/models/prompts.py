@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.models import thinking
 
 if TYPE_CHECKING:
     from twohop_lib.benchmark.schema import Question
@@ -247,7 +248,8 @@ def turns_of(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return what ``apply_chat_template`` is given for a prompt: the turns, and its options.
 
-    A processor is given the turns in parts (picture, text), a plain tokenizer as strings.
+    A processor is given the turns in parts (picture, text), a plain tokenizer as strings. Where
+    the template has a switch for reasoning it is off (:mod:`twohop_lib.models.thinking`).
     """
     in_parts = hasattr(processor_or_tokenizer, "image_processor")
     content: list[dict[str, str]] = [{"type": "image"}] if prompt.image else []
@@ -258,7 +260,8 @@ def turns_of(
     if prompt.prefill:
         begun = [{"type": "text", "text": prompt.prefill}] if in_parts else prompt.prefill
         turns.append({"role": "assistant", "content": begun})
-    return turns, {
+    options = dict(thinking.switched_off(str(processor_or_tokenizer.chat_template)))
+    return turns, options | {
         "add_generation_prompt": not prompt.prefill,
         "continue_final_message": bool(prompt.prefill),
     }

@@ -6,6 +6,8 @@ the questions that it asks at the chosen profile, and from the speed measured he
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,8 +45,8 @@ from twohop_lib.runs.evaluate import evaluate
 #: Entities that speed is measured on, prompts that are answered at once for it, and the seconds
 #: behind which one entity must do.
 ITEMS, PROMPTS, LONG = 4, 32, 5.0
-#: Seconds that a chapter takes beside its models: a kernel, imports, intervals and figures.
-FIXED = 15.0
+#: What a chapter takes beside its models (a kernel, intervals, figures), in times of its imports.
+STARTS = 2.2
 #: Pictures of an entity that the probe sees, and pairs that attribution and parts are run on.
 VIEWS, ATTRIBUTED, PARTED = 5, 24, 12
 
@@ -258,8 +260,12 @@ def rehearse(
     chapters: Mapping[str, Mapping[str, Any]],
     profile: str = "standard",
     clock: Callable[[], float] = time.perf_counter,
+    fixed: float | None = None,
 ) -> Rehearsal:
     """Run every experiment on a few entities, and say what each chapter will take.
+
+    ``fixed`` are the seconds of a chapter beside its models' work; None: measured, without their
+    loading (:func:`starting`).
 
     ``chapters`` are those to run, with their parameters' defaults; those that
     :data:`CHAPTERS` does not know are left out. A benchmark without the wanted split is taken
@@ -275,12 +281,13 @@ def rehearse(
     everyone = _asked(source, {"wording": "standard"})
     stage = Stage(pair, engine, backbone, smallest, everyone)
     speed = _Speed(stage, clock)
+    fixed = starting() if fixed is None else fixed
     seconds, refused = {}, {}
     done: set[tuple[str, int]] = set()  # What one chapter has stored, the next ones take.
     for name, benchmark in asked.items():
         conditions, experiments = CHAPTERS[name]
         own = replace(stage, benchmark=benchmark)
-        takes = FIXED
+        takes = fixed
         for condition in conditions:
             items = len(benchmark.entities() if _names(condition) else benchmark.questions)
             if (condition, items) not in done:
@@ -299,6 +306,13 @@ def rehearse(
         else:
             seconds[name] = takes
     return Rehearsal(seconds, refused)
+
+
+def starting() -> float:
+    """Seconds that a chapter takes here without any model."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import twohop_lib.chapter.study"], check=False)
+    return STARTS * (time.perf_counter() - started)
 
 
 #: Experiments on all entities, not only on those that the model names.
@@ -396,4 +410,4 @@ def _asked(source: Benchmark, parameters: Mapping[str, Any]) -> Benchmark:
     return found.some(int(parameters.get("max_entities", 0)))
 
 
-__all__ = ["CHAPTERS", "Rehearsal", "rehearse"]
+__all__ = ["CHAPTERS", "Rehearsal", "rehearse", "starting"]

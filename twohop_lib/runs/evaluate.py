@@ -11,6 +11,8 @@ import pandas as pd
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError, suggest
+from twohop_lib.models import thinking
+from twohop_lib.models.inputs import thinks
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.prompts import ChoiceForm
 from twohop_lib.runs import conditions as asking
@@ -18,8 +20,9 @@ from twohop_lib.runs import generate, store
 
 #: What is asked of models left alone; ``llm_identify`` says nothing about them but in sweeps.
 CONDITIONS: tuple[str, ...] = tuple(c for c in asking.CONDITIONS if c != "llm_identify")
-#: Columns beyond the schema, filled for ``name_first`` alone.
-EXTRA_COLUMNS = ("named", "named_right")
+#: Columns beyond the schema: for ``name_first`` alone, its naming and whether that is right;
+#: whether the budget of new tokens ended before the answer; what questions are followed by.
+EXTRA_COLUMNS = ("named", "named_right", "cut", "instruction")
 #: Types of columns that may be null throughout.
 NULLABLE = {"intervention": "string", "named": "string", "named_right": "boolean"}
 #: Questions that are asked, and stored, at once.
@@ -46,6 +49,9 @@ def evaluate(
     label the records. With ``folder`` finished work is stored there, and taken from there
     (:mod:`twohop_lib.runs.store`).
 
+    An answer has ``max_new_tokens``, twice as many where it names first, and
+    :data:`~twohop_lib.models.thinking.BUDGET` more where the model cannot be kept from reasoning.
+
     The columns are those of :data:`twohop_lib.records.ANSWER_SCHEMA` and :data:`EXTRA_COLUMNS`
     (:func:`twohop_lib.runs.conditions.judge`).
 
@@ -62,6 +68,7 @@ def evaluate(
         "model": model_name or (vlm or llm).name,  # type: ignore[union-attr]
         "seed": benchmark.seed if seed is None else seed,
     }
+    instruction = benchmark.notes.get("instruction", "")
     # Questions about one entity share its picture.
     shown = {q.image: q for q in questions}
     picture = lru_cache(maxsize=2 * CHUNK)(lambda path: benchmark.image(shown[path]))
@@ -75,9 +82,12 @@ def evaluate(
             ]
             # Naming comes first, so the answer proper needs as many tokens behind it.
             twice = 2 if asking.CONDITIONS[condition].judged == "naming" else 1
-            said = generate.answer(model, built, images, twice * max_new_tokens, batch_size)
+            budget = twice * max_new_tokens + (thinking.BUDGET if thinks(model) else 0)
+            said = generate.answer(model, built, images, budget, batch_size)
             rows = [
-                labels | asking.judge(q, condition, answer, names, choice)
+                labels
+                | asking.judge(q, condition, answer, names, choice)
+                | {"cut": getattr(answer, "cut", False), "instruction": instruction}
                 for q, answer in zip(chunk, said, strict=True)
             ]
             frame = pd.DataFrame(rows)

@@ -63,7 +63,9 @@ def answer(
         )
         new = out[:, inputs["input_ids"].shape[1] :].tolist()
         stops = stop_ids(model)
-        return [decoded(model.tokenizer, row, stops) for row in new]
+        return [
+            decoded(model.tokenizer, row, stops, texts[i]) for i, row in zip(rows, new, strict=True)
+        ]
 
     return _in_batches(model, texts, shown, batch_size, run, progress)
 
