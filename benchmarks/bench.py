@@ -19,9 +19,9 @@ from torch import Tensor
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.interventions import hooks, reference
-from twohop_lib.interventions.agreement import farthest
 from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, Knockout, Write
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.agreement import farthest
 from twohop_lib.models.blocks import hooked
 from twohop_lib.models.loading import Vlm
 from twohop_lib.models.prompts import Prompt
@@ -42,7 +42,7 @@ class Timing:
     the loops, whose seconds are scaled up to the same work (each of their runs costs the same, and
     a donor's states, taken once, cost one).
     ``share`` is the worst difference as a share of the distance between the runs that differ most
-    (:mod:`twohop_lib.interventions.agreement`). Peaks are above what the loaded model holds.
+    (:mod:`twohop_lib.models.agreement`). Peaks are above what the loaded model holds.
 
     ``*_token_layers`` are positions that were sent through a block, recordings and the engine's own
     trial among them; ``least_token_layers`` are those that no exact method can do without

@@ -5,7 +5,7 @@
 Prints a row for each model, dtype, kind of edit and breakage: the worst comparison of the trial,
 its difference as a share of the distance between the runs to be told apart (allowed: …), and
 whether it is caught; then share and whether caught once more, for the trial in float32 that half
-precision is given beside its own (see ``twohop_lib.interventions.agreement``).
+precision is given beside its own (see ``twohop_lib.models.agreement``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 from twohop_lib.interventions import forward
-from twohop_lib.interventions.agreement import Agreement
 from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, Knockout, Write
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.agreement import Agreement
 from twohop_lib.models.loading import load_vlm
 from twohop_lib.models.prompts import Prompt
 from twohop_lib.organisms import path

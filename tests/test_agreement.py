@@ -10,9 +10,9 @@ import torch
 
 from tests.zoo import FAMILIES, build
 from twohop_lib.interventions import forward, hooks
-from twohop_lib.interventions.agreement import SHARE, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.agreement import SHARE, agreement, farthest, ulps
 from twohop_lib.models.loading import in_float32, load_vlm
 from twohop_lib.organisms import path
 

@@ -21,11 +21,11 @@ from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures.theme import ARM_OF_CONDITION
-from twohop_lib.interventions.agreement import farthest
 from twohop_lib.interventions.pairs import NothingLeft, Pair, Task, one_per_entity, pairs_for
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import ControlFailed
+from twohop_lib.models.agreement import farthest
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ENTRIES
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark

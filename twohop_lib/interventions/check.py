@@ -1,7 +1,7 @@
 """A minute's check of a model before any long run: is what we read and write what we think it is?
 
 Every check compares two ways of computing the same next-token logits, at the last position of a
-prompt. It holds if they agree (:mod:`twohop_lib.interventions.agreement`): if they are nearer each
+prompt. It holds if they agree (:mod:`twohop_lib.models.agreement`): if they are nearer each
 other, by far, than to a run that they must be told from.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import hooks, plain_session, reference
-from twohop_lib.interventions.agreement import SHARE, Agreement, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.plain_session import differences
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
+from twohop_lib.models.agreement import SHARE, Agreement, agreement, farthest, ulps
 from twohop_lib.models.blocks import Blocks
 from twohop_lib.models.inputs import continued, encode
 from twohop_lib.models.loading import Llm, Vlm

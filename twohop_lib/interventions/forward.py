@@ -246,9 +246,8 @@ def _arguments(
 ) -> dict[str, Any]:
     """What the model called block b with, for the positions [lo, hi)."""
     target = edits[0].target
-    call = {
-        name: between(value, name, target.total, lo, hi) for name, value in target.calls[b].items()
-    }
+    given = target.base, target.total
+    call = {name: between(value, name, given, lo, hi) for name, value in target.calls[b].items()}
     if b in decoder.blocks.cross:
         for name, value in target.calls[b].items():
             if name.endswith("_states") and isinstance(value, Tensor):

@@ -25,6 +25,7 @@ from twohop_lib.models.blocks import (
 )
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import END, GREEDY, decoded, stop_ids
+from twohop_lib.models.prefix import keeping
 
 #: Takes the stream ``[1, pos, d_model]`` and returns what takes its place (None: leave it).
 Change = Callable[[Tensor], Tensor | None]
@@ -58,7 +59,8 @@ def runs(
 
 def _run(decoder: Decoder, target: Recording, max_new_tokens: int) -> tuple[Tensor, str]:
     if not max_new_tokens:
-        return decoder.model(**target.inputs, use_cache=False).logits[0, -1].float(), ""
+        inputs = keeping(decoder.model, target.inputs, 1)
+        return decoder.model(**inputs, use_cache=False).logits[0, -1].float(), ""
     tokenizer = decoder.owner.tokenizer
     out = decoder.model.generate(
         **target.inputs,
@@ -93,7 +95,7 @@ def activations(
         part = blocks.mlp if site == "mlp" else blocks.attn
         watch = {"after": {part(b): keep(b) for b in layers}}
     with hooked(**watch), decoder.seeing(recording.inputs):
-        decoder.model(**recording.inputs, use_cache=False)
+        decoder.model(**keeping(decoder.model, recording.inputs, 1), use_cache=False)
     return found
 
 

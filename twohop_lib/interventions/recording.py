@@ -2,7 +2,8 @@
 
 A causal model computes each position from earlier ones alone. So the keys and values up to the end
 of the picture, and the residual stream behind it, are the same in every run that leaves them
-alone; they are computed once and kept.
+alone; they are computed once and kept. What many prompts begin with is not even run again for each
+of them (:mod:`twohop_lib.models.prefix`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twohop_lib.models import prefix
 from twohop_lib.models.blocks import Blocks, hooked
 from twohop_lib.models.roles import TokenRoles
 
@@ -32,8 +34,9 @@ class Recording:
     ``[n_blocks + 1, n - first, d_model]``, the stream from position ``first`` on. ``keys[b]`` and
     ``values[b]`` are ``[1, heads, n, d_head]`` (none at all where a block keeps none of every
     position: linear attention, shared ones), ``logits`` ``[vocab]`` those of the next token.
-    ``calls[b]`` is what block b was called with beside the stream, for ``total`` positions: the
-    prompt's and some behind it, which let answers be generated.
+    ``calls[b]`` is what block b was called with beside the stream, for the positions from ``base``
+    on of ``total``: the prompt's and some behind it, which let answers be generated. Those below
+    ``base``, which is no later than the span, were run with another prompt.
     """
 
     inputs: Mapping[str, Any] = field(repr=False)
@@ -41,6 +44,7 @@ class Recording:
     roles: TokenRoles
     span: tuple[int, int]
     first: int
+    base: int
     total: int
     resid: Tensor = field(repr=False)
     keys: tuple[Tensor, ...] = field(repr=False)
@@ -73,14 +77,18 @@ def record(
     span: tuple[int, int],
     max_new_tokens: int = 0,
     from_start: bool = False,
+    begun: prefix.Kept = (),
 ) -> Recording:
     """Run one encoded prompt (a batch of one, no padding) and keep what interventions need.
 
     ``max_new_tokens`` may be generated behind it. The stream is kept from the end of ``span`` on,
-    or with ``from_start`` from its start.
+    or with ``from_start`` from its start. ``begun`` are keys and values of what the prompt begins
+    with, before ``span``, which is not run again then.
     """
     n = inputs["input_ids"].shape[1]
     first = span[0] if from_start else span[1]
+    base = prefix.length(begun)
+    own = slice(first - base, n - base)
     entered: list[Tensor] = []
     left: list[Tensor] = []
     calls: list[dict[str, Any]] = []
@@ -89,10 +97,11 @@ def record(
     ]
     try:
         with hooked(
-            {b: lambda x: entered.append(x[0, first:n].clone()) for b in blocks.blocks},
-            {blocks.blocks[-1]: lambda x: left.append(x[0, first:n].clone())},
+            {b: lambda x: entered.append(x[0, own].clone()) for b in blocks.blocks},
+            {blocks.blocks[-1]: lambda x: left.append(x[0, own].clone())},
         ):
-            out = model(**extended(inputs, n, max_new_tokens), use_cache=True)
+            run = extended(inputs, n, max_new_tokens)
+            out = prefix.run(model, run, max_new_tokens + 1, begun)
     finally:
         for handle in handles:
             handle.remove()
@@ -104,12 +113,13 @@ def record(
         roles=roles,
         span=span,
         first=first,
+        base=base,
         total=n + max_new_tokens,
         resid=torch.stack(stream),
         keys=keys,
         values=values,
         calls=tuple(calls),
-        logits=out.logits[0, n - 1].float(),
+        logits=out.logits[0, -max_new_tokens - 1].float(),
         positions=_digest(calls[0]),
     )
 
@@ -154,16 +164,18 @@ def _kept(
     return tuple(keys), tuple(values)
 
 
-def between(value: Any, name: str, total: int, lo: int, hi: int) -> Any:
-    """Return what a block is called with, cut to the query positions [lo, hi)."""
+def between(value: Any, name: str, given: tuple[int, int], lo: int, hi: int) -> Any:
+    """Return what a block is called with for the positions ``given``, cut to queries [lo, hi)."""
     if isinstance(value, tuple | list):
-        return type(value)(between(part, name, total, lo, hi) for part in value)
+        return type(value)(between(part, name, given, lo, hi) for part in value)
     if not isinstance(value, Tensor):
         return value
+    base, total = given
+    own, at = total - base, slice(lo - base, hi - base)
     if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
-        return value[..., lo:hi] if value.ndim and value.shape[-1] == total else value
-    if value.ndim >= 2 and value.shape[-2] == total:
-        value = value[..., lo:hi, :]
+        return value[..., at] if value.ndim and value.shape[-1] == own else value
+    if value.ndim >= 2 and value.shape[-2] == own:
+        value = value[..., at, :]
     if name == "attention_mask" and value.shape[-1] == total:
         value = value[..., :hi]
     return value

@@ -16,14 +16,21 @@ from torch import Tensor
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import forward, hooks
-from twohop_lib.interventions.agreement import Agreement, agreement, farthest, ulps
 from twohop_lib.interventions.edits import CrossPatch, Edit, Freeze, layout
 from twohop_lib.interventions.recording import Recording, extended, record
-from twohop_lib.models.blocks import UnsupportedSite, raised_here
+from twohop_lib.models import prefix
+from twohop_lib.models.agreement import (
+    Agreement,
+    agreement,
+    farthest,
+    holds,
+    trial_in_float32,
+    ulps,
+)
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import encode
-from twohop_lib.models.loading import Llm, Vlm, in_float32
-from twohop_lib.models.memory import in_batches, out_of_memory
+from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.memory import in_batches
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.roles import TokenRoles, token_roles
 
@@ -76,12 +83,14 @@ class Engine(Decoder):
         ids = inputs["input_ids"][0].tolist()
         roles = token_roles(self.owner, prompt, ids, self.site, entity)
         span = self._span(roles, picture)
-        with self.seeing(inputs):
-            if max_new_tokens and self._causal is None:
+        if max_new_tokens and self._causal is None:
+            with self.seeing(inputs):
                 self._causal = self._reads_back_only(inputs, roles)
-            # Positions behind a prompt that is read in both directions would change it.
-            further = max_new_tokens if self._causal else 0
-            return record(self.model, self.blocks, inputs, roles, span, further, from_start)
+        # Positions behind a prompt that is read in both directions would change it.
+        further = max_new_tokens if self._causal else 0
+        begun = self._begun(inputs, span, further)
+        with self.seeing(inputs):
+            return record(self.model, self.blocks, inputs, roles, span, further, from_start, begun)
 
     def _span(self, roles: TokenRoles, picture: Image.Image | None) -> tuple[int, int]:
         at = roles.image if picture is not None else roles.entity
@@ -100,8 +109,35 @@ class Engine(Decoder):
         two = one | {"input_ids": one["input_ids"].clone()}
         two["input_ids"][0, n] = others[-1] if others else ids[0]
         # Both runs are of one shape, so that they are rounded alike, in half precision too.
-        one, two = (self.model(**x, use_cache=False).logits[0, n - 1 :].float() for x in (one, two))
+        one, two = (prefix.run(self.model, x, 2).logits[0, -2:].float() for x in (one, two))
         return agreement(two[0], one[0], two[1], torch.float32).ok
+
+    # --- what prompts begin with ---
+
+    def _begun(self, inputs: dict[str, Any], span: tuple[int, int], further: int) -> prefix.Kept:
+        """What is kept of a prompt's beginning, up to the span, where reading that is exact."""
+        ids = inputs["input_ids"][0].tolist()
+        if span[0] < prefix.LEAST or not prefix.open_to(self.model, len(ids) + further):
+            return ()
+        known = prefix.verdicts(self.model)
+        layout = ("recording", *prefix.layout(self.model, inputs, further))
+        if layout not in known:
+            known[layout] = holds(self.model, lambda: self._trial_behind(inputs, span))
+        return prefix.kept(self.model, ids[: span[0]]) if known[layout] else ()
+
+    @torch.inference_mode()
+    def _trial_behind(self, inputs: dict[str, Any], span: tuple[int, int]) -> list[Agreement]:
+        """Hold a run behind a kept beginning against the whole run."""
+        inputs = _in(self.model.dtype, inputs)
+        with self.seeing(inputs):
+            begun = prefix.kept(self.model, inputs["input_ids"][0, : span[0]].tolist())
+            whole, behind = (
+                prefix.run(self.model, inputs, 1, kept).logits[0, -1] for kept in ((), begun)
+            )
+        other = _other(inputs, span)
+        with self.seeing(other):
+            away = prefix.run(self.model, other, 1).logits[0, -1]
+        return [self.agreement(behind, whole, away)]
 
     # --- running edits ---
 
@@ -207,15 +243,9 @@ class Engine(Decoder):
         return self._decided[key]
 
     def _is_exact(self, edit: Edit) -> bool:
-        try:
-            if not edit.target.keys:
-                return False
-            held = self.trial(edit)
-            if self.model.dtype != torch.float32 and all(one.ok for one in held):
-                held = self.trial_in_float32(edit) or held
-        except UnsupportedSite:
-            return False
-        return all(one.ok for one in held)
+        return bool(edit.target.keys) and holds(
+            self.model, lambda: self.trial(edit), lambda: self._trial_again(edit)
+        )
 
     def trial(self, edit: Edit) -> list[Agreement]:
         """Splice edits of a kind at all layers, and hold those that tell most against whole runs.
@@ -250,19 +280,10 @@ class Engine(Decoder):
 
     def trial_in_float32(self, edit: Edit) -> list[Agreement]:
         """As :meth:`trial`, in float32; empty where the model cannot be run in it here."""
-        if "flash" in str(getattr(self.model.config, "_attn_implementation", "")):
-            return []
-        try:
-            with in_float32(self.model):
-                return self.trial(self._recorded_again(edit))
-        except UnsupportedSite:
-            raise
-        except (TwohopError, RuntimeError, TypeError, ValueError) as error:
-            # What the model's own code cannot do in float32 says nothing about splicing.
-            known = isinstance(error, TwohopError) or out_of_memory(error)
-            if not known and raised_here(error):
-                raise
-        return []
+        return trial_in_float32(self.model, lambda: self._trial_again(edit))
+
+    def _trial_again(self, edit: Edit) -> list[Agreement]:
+        return self.trial(self._recorded_again(edit))
 
     def _telling(self, edit: Edit) -> Edit:
         """An edit like this one, whose target and donor are told apart by their logits."""
@@ -275,33 +296,46 @@ class Engine(Decoder):
 
     def _stranger(self, target: Recording) -> Recording:
         """The same prompt with the negative of its picture, or with other tokens for the name."""
-        inputs, (start, stop) = dict(target.inputs), target.span
-        shown = [name for name in inputs if "pixel_values" in name]
-        for name in shown:
-            inputs[name] = -inputs[name]
-        if not shown:
-            around = [*target.ids[stop:], *target.ids[:start]]
-            others = (around * (stop - start))[: stop - start]
-            inputs["input_ids"] = inputs["input_ids"].clone()
-            inputs["input_ids"][0, start:stop] = inputs["input_ids"].new_tensor(others)
-        return self._recorded(target, inputs)
+        return self._like(target, _other(target.inputs, target.span))
 
     def _recorded_again(self, edit: Edit) -> Edit:
         """The same edit of recordings in the model's present dtype."""
         names = ("target", "donor") if isinstance(edit, CrossPatch) else ("target",)
-        new = {name: self._recorded(r, r.inputs) for name in names for r in [getattr(edit, name)]}
+        new = {name: self._like(r, r.inputs) for name in names for r in [getattr(edit, name)]}
         return replace(edit, **new)
 
-    def _recorded(self, like: Recording, inputs: Mapping[str, Any]) -> Recording:
-        """A recording of inputs laid out as those of another."""
-        dtype, words = self.model.dtype, like.total - like.n
-        inputs = {
-            name: value.to(dtype) if torch.is_floating_point(value) else value
-            for name, value in inputs.items()
-        }
+    def _like(self, like: Recording, inputs: Mapping[str, Any]) -> Recording:
+        """A recording of inputs laid out as those of another, in the model's present dtype."""
+        inputs = _in(self.model.dtype, inputs)
         from_start = like.first == like.span[0]
         with self.seeing(inputs):
-            return record(self.model, self.blocks, inputs, like.roles, like.span, words, from_start)
+            begun = prefix.kept(self.model, like.ids[: like.base]) if like.base else ()
+            words = like.total - like.n
+            return record(
+                self.model, self.blocks, inputs, like.roles, like.span, words, from_start, begun
+            )
+
+
+def _in(dtype: torch.dtype, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs in another precision."""
+    return {
+        name: value.to(dtype) if torch.is_floating_point(value) else value
+        for name, value in inputs.items()
+    }
+
+
+def _other(inputs: Mapping[str, Any], span: tuple[int, int]) -> dict[str, Any]:
+    """The same prompt with the negative of its picture, or with other tokens for the name."""
+    inputs, (start, stop) = dict(inputs), span
+    shown = [name for name in inputs if "pixel_values" in name]
+    for name in shown:
+        inputs[name] = -inputs[name]
+    if not shown:
+        ids = inputs["input_ids"][0].tolist()
+        others = ([*ids[stop:], *ids[:start]] * (stop - start))[: stop - start]
+        inputs["input_ids"] = inputs["input_ids"].clone()
+        inputs["input_ids"][0, start:stop] = inputs["input_ids"].new_tensor(others)
+    return inputs
 
 
 def _together(edit: Edit) -> Hashable:

@@ -84,12 +84,19 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     if needed > free_memory(weights[0].device):
         raise TwohopError("There is no memory here for the model in float32.")
     try:
-        for tensor, _ in held:
-            tensor.data = tensor.data.float()
+        _convert(held, torch.float32)
         yield
     finally:
+        _convert(held)
+
+
+def _convert(held: list[tuple[torch.Tensor, torch.dtype]], to: torch.dtype | None = None) -> None:
+    """Convert weights, each to the precision that goes with it if none is given for all."""
+    # Weights made in inference mode cannot be trained, and are multiplied by slices hundreds of
+    # times slower.
+    with torch.inference_mode(False):
         for tensor, dtype in held:
-            tensor.data = tensor.data.to(dtype)
+            tensor.data = tensor.data.to(to or dtype)
 
 
 def free_memory(device: torch.device) -> int:

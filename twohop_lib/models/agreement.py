@@ -13,11 +13,17 @@ between neighbouring layers; an edit at the wrong layer is off by about 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from twohop_lib.errors import TwohopError
+from twohop_lib.models.blocks import UnsupportedSite, raised_here
+from twohop_lib.models.loading import in_float32
+from twohop_lib.models.memory import out_of_memory
 
 #: Largest difference allowed, as a share of the distance to the run to be told from, by dtype.
 SHARE = {torch.float32: 5e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
@@ -89,6 +95,42 @@ def ulps(logits: Tensor, dtype: torch.dtype, number: int = TIE) -> float:
     """``number`` units in the last place, in ``dtype``, of the largest logit (nats)."""
     finite = logits[logits.isfinite()]
     return number * torch.finfo(dtype).eps * finite.max().abs().item() if len(finite) else 0.0
+
+
+def holds(
+    model: Any,
+    trial: Callable[[], list[Agreement]],
+    in_full: Callable[[], list[Agreement]] | None = None,
+) -> bool:
+    """Whether all comparisons of a trial agree; False if the model's own code cannot make them.
+
+    In half precision rounding may hide a mistake. So the trial is made once more in float32
+    (``in_full``, if that is done otherwise), on the same weights, where there is memory for them.
+    """
+    try:
+        held = trial()
+        if model.dtype != torch.float32 and all(one.ok for one in held):
+            held = trial_in_float32(model, in_full or trial) or held
+    except UnsupportedSite:
+        return False
+    return bool(held) and all(one.ok for one in held)
+
+
+def trial_in_float32(model: Any, trial: Callable[[], list[Agreement]]) -> list[Agreement]:
+    """The comparisons of a trial in float32; empty where the model cannot be run in it here."""
+    if "flash" in str(getattr(model.config, "_attn_implementation", "")):
+        return []
+    try:
+        with in_float32(model):
+            return trial()
+    except UnsupportedSite:
+        raise
+    except (TwohopError, RuntimeError, TypeError, ValueError) as error:
+        # What the model's own code cannot do in float32 says nothing about the trial.
+        known = isinstance(error, TwohopError) or out_of_memory(error)
+        if not known and raised_here(error):
+            raise
+    return []
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
