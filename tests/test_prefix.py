@@ -43,8 +43,7 @@ def questions(world):
 
 
 def with_exemplars(vlm):
-    for front in (vlm.processor, vlm.tokenizer):
-        front.chat_template = "{{ '" + SOLVED + "' }}" + (front.chat_template or "")
+    vlm.processor.chat_template = "{{ '" + SOLVED + "' }}" + vlm.processor.chat_template
     return vlm
 
 
@@ -239,7 +238,7 @@ def test_a_batch_stops_where_all_rows_have_ended(llava, questions, monkeypatch):
 def test_a_text_model_shares_too(tmp_path, questions):
     made = build("llava", tmp_path)
     llm = load_llm(made.llm)
-    llm.tokenizer.chat_template = "{{ '" + SOLVED + "' }}" + llm.tokenizer.chat_template
+    llm.tokenizer.chat_template = "{{ '" + SOLVED + "' ~ messages[0]['content'] }}"
     prompts = [ask("by_name", q) for q in questions]
     assert answer(llm, prompts, None, 6) == whole(answer, llm, prompts, None, 6)
     assert set(prefix.verdicts(llm.model).values()) == {True}

@@ -27,6 +27,7 @@ from twohop_lib.models.agreement import (
     trial_in_float32,
     ulps,
 )
+from twohop_lib.models.blocks import UnsupportedSite
 from twohop_lib.models.decoder import Decoder
 from twohop_lib.models.inputs import encode
 from twohop_lib.models.loading import Llm, Vlm
