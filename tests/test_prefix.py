@@ -198,6 +198,7 @@ def test_rows_that_begin_alike_are_found():
     rows = [[*long, 1, 2], [7, 8], [*long, 1, 3, 4], [*long[:70], 5], long[:20], [*long, 9]]
     groups = {tuple(sorted(members)): n for members, n in prefix.alike(rows)}
     assert groups == {(0, 2, 3, 5): 70, (1,): 0, (4,): 0}
+    assert prefix.alike([[1, 2]]) == [([0], 0)] and prefix.alike([]) == []
     # No row is all beginning, and none joins that would halve what the others share.
     assert prefix.alike([long, long]) == [([0, 1], 79)]
     short = [*long[:35], 1]

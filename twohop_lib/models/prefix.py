@@ -60,7 +60,7 @@ def alike(rows: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
     for at, i in enumerate(order):
         n = shared[at - 1] if at else 0
         # Neighbours part where one of them shares far more with that on its other side.
-        if n >= max(LEAST, *(x / 2 for x in shared[max(0, at - 2) : at + 1])):
+        if n >= max([LEAST, *(x / 2 for x in shared[max(0, at - 2) : at + 1])]):
             members, least = groups[-1]
             groups[-1] = ([*members, i], min(n, least or n))
         else:
