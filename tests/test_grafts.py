@@ -717,9 +717,15 @@ def test_the_study_measures_every_condition_and_is_not_done_twice(
     answers = records.read(tmp_path / "out" / "answers.parquet")
     assert set(answers["format"]) == {"card", "chat"}
     n = answers.groupby(["format", "condition"]).size().unstack()
-    entities, facts = 3, 20
+    every = {q.entity_id for q in few_questions.questions if q.wording == "standard"}
+    trained = set(answers.loc[answers["trained"], "entity_id"])
+    asked = answers[(answers["condition"] == "by_name") & ~answers["trained"]]
+    entities, facts = len(every - trained), asked.groupby("format").size().iloc[0]
+    assert 0 < entities < len(every) == 3
+    # Facts are shown of the others alone: no recipe was asked about them.
+    assert set(answers.loc[answers["condition"] != "by_name", "entity_id"]) == every - trained
     assert n["identify"].eq(entities * len(flag_views.VIEWS)).all()
-    assert n["by_name"].eq(facts).all() and n["name_first"].eq(facts).all()
+    assert n["by_name"].eq(20).all() and n["name_first"].eq(facts).all()
     assert n["by_picture"].eq(2 * facts + entities).all()  # two views, and the colours
     assert n["full_information"].eq(facts).all() and n["blank_by_picture"].eq(facts).all()
     assert set(answers.loc[answers["condition"] == "by_name", "view"]) == {""}
@@ -737,7 +743,7 @@ def test_the_study_measures_every_condition_and_is_not_done_twice(
 
 
 def test_the_outcome_is_counted_on_facts_that_the_picture_could_give():
-    from twohop_lib.study.grafts import held_out
+    from twohop_lib.readouts.graft_gap import controlled
 
     def row(condition, entity, question="", correct=True, view="drawn", model="caption", **more):
         base = {"model": model, "seed": 0, "format": "chat", "relation": "r", "trained": False}
@@ -757,16 +763,19 @@ def test_the_outcome_is_counted_on_facts_that_the_picture_could_give():
         row("identify", "a"),
         row("identify", "b", correct=False),
         row("identify", "c"),
+        *(row("by_name", e, f"{e}{i}", trained=i == 3) for e in "abc" for i in (1, 2, 3)),
+        row("by_name", "c", "c5", correct=False),
+        row("by_picture", "c", "c5"),
         *(row("by_picture", e, f"{e}{i}") for e in "abc" for i in (1, 2)),
         row("blank_by_picture", "a", "a2", view="blank"),
         row("blank_by_picture", "a", "a1", correct=False, view="blank"),
         row("by_picture", "c", "c3", trained=True),
         row("by_picture", "c", "c4", relation="colours"),
     ]
-    kept = held_out(pd.DataFrame(rows))
+    kept = controlled(pd.DataFrame(rows))
     kept = kept[kept["condition"] == "by_picture"]
     assert sorted(kept["question_id"]) == ["a1", "c1", "c2", "c3"]
-    taught = held_out(pd.DataFrame(rows).assign(model="facts"))
+    taught = controlled(pd.DataFrame(rows).assign(model="facts"))
     assert "c3" not in set(taught["question_id"])
 
 

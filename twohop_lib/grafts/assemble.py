@@ -191,6 +191,11 @@ def _processor(tokenizer: Any, recipe: TowerRecipe, few: FewShot, token: str) ->
     )
 
 
+def sight_weights(graft: Path) -> Path:
+    """The file of a graft's tower and projector."""
+    return graft / _SIGHT
+
+
 def text_weights(graft: Path) -> Path:
     """The file with a graft's text stack."""
     return graft / _TEXT

@@ -18,15 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import CLIPVisionModel
 
 from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import assemble, documents
 from twohop_lib.grafts.ask import Reader, prefix, repeated
 from twohop_lib.grafts.documents import END, Corpus
-from twohop_lib.grafts.recipes import Phase, Recipe, mark
-from twohop_lib.grafts.tower import drawn_features, random, train_tower
+from twohop_lib.grafts.recipes import Phase, Recipe, TowerRecipe, mark
+from twohop_lib.grafts.tower import drawn_features, new_tower, random, train_tower
 from twohop_lib.models.loading import Llm
 from twohop_lib.organisms.stages import run_stage, schedule
 from twohop_lib.records import content_hash
@@ -62,12 +64,7 @@ def train(
     pictures = [s.picture for s in corpus.subjects]
     world = mark([[s.entity_id, s.name] for s in corpus.subjects], benchmark.hash)
     tower, rows = train_tower(pictures, recipe.tower, seed, work, world, progress)
-    features = drawn_features(tower, pictures, recipe.tower, seed)
-    model, tokenizer = assemble.load_language(llm, torch.bfloat16)
-    bench = Bench(Reader(Llm(model, tokenizer, llm.name)), corpus, features)
-    torch.manual_seed(2000 + seed)
-    projector = assemble.new_projector(tower.config, model.config)
-    _fit_scale(projector, features, bench.name_targets)
+    bench, projector = begun(tower, recipe.tower, corpus, llm, seed)
     tuned = _tuned(bench, recipe, seed)
     made = (recipe.tower, recipe.tuned_rank, recipe.tuned_lr, seed, world, fingerprint(llm))
     for number, phase in enumerate(recipe.phases):
@@ -85,6 +82,32 @@ def train(
         about |= {"asked_about": sorted(corpus.asked_about), "entities": bench.ids}
         (out / TRAINING).write_text(json.dumps({**about, "rows": rows}) + "\n")
     return out
+
+
+def reopened(
+    graft: Path, llm: Path, tower: TowerRecipe, benchmark: Benchmark, seed: int
+) -> tuple[Bench, nn.Module]:
+    """What a finished graft was grown with, to grow it again: as :func:`begun`, with its tower."""
+    seen = new_tower(tower)
+    prefix = "model.vision_tower."
+    weights = load_file(assemble.sight_weights(graft))
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    seen.load_state_dict(own, strict=False)
+    seen.eval().requires_grad_(False)
+    return begun(seen, tower, documents.corpus(benchmark, seed), llm, seed)
+
+
+def begun(
+    tower: CLIPVisionModel, recipe: TowerRecipe, corpus: Corpus, llm: Path, seed: int
+) -> tuple[Bench, nn.Module]:
+    """The frozen tower's features, the frozen text model, the texts; and an untrained projector."""
+    features = drawn_features(tower, [s.picture for s in corpus.subjects], recipe, seed)
+    model, tokenizer = assemble.load_language(llm, torch.bfloat16)
+    bench = Bench(Reader(Llm(model, tokenizer, llm.name)), corpus, features)
+    torch.manual_seed(2000 + seed)
+    projector = assemble.new_projector(tower.config, model.config)
+    _fit_scale(projector, features, bench.name_targets)
+    return bench, projector
 
 
 def fingerprint(weights: Path) -> str:

@@ -85,23 +85,23 @@ def standard(n_blocks: int, early: int) -> list[Patch]:
 def sliding(n_blocks: int, early: int) -> list[Patch]:
     """Which blocks, and how late: over all of the picture.
 
-    "mlp": windows of ``early`` blocks, every second one, and the halves of the first. "mlp later":
-    the first window's outputs, written further up. "residual stream": the name's own ``resid[l]``
-    at l. Of the first window and of the stream above it, the wrong entity's too; noise.
+    "mlp": windows of ``early`` blocks, every second one. "mlp later": the first window's outputs,
+    written further up. "residual stream": the name's own ``resid[l]`` at l. Of the first window
+    and of the stream above it, the wrong entity's too; noise.
     """
-    half, late = early // 2 or 1, n_blocks - early
+    late = n_blocks - early
     windows = [range(b, b + early) for b in range(0, late + 1, 2)]
-    first = windows[0]
-    heights = sorted({half, early, 2 * early, 3 * early, late} & set(range(1, n_blocks)))
-    later = [layer for layer in heights if layer <= late]
-    above = range(early, early + 1)
+    first, above = windows[0], range(early, early + 1)
+    heights = [b for b in (early, 2 * early, 3 * early) if b <= late]
     return [
         *(Patch("mlp", taken, span="all") for taken in windows),
-        *(Patch("mlp", range(b, b + half), span="all") for b in (0, half)),
-        *(Patch("mlp later", first, layer, span="all") for layer in later),
+        *(Patch("mlp later", first, layer, span="all") for layer in heights),
         Patch("wrong entity", first, span="all", whose="wrong entity"),
         Patch("noise", first, span="all", whose="noise"),
-        *(Patch("residual stream", range(b, b + 1), span="all", site="resid") for b in heights),
+        *(
+            Patch("residual stream", range(b, b + 1), span="all", site="resid")
+            for b in sorted({*heights, late})
+        ),
         Patch("wrong residual", above, span="all", whose="wrong entity", site="resid"),
     ]
 

@@ -1,13 +1,13 @@
 """Inside the grafts and their language model: deadlines, name-likeness, patches of recall.
 
-In the chat format, on facts that the language model gives by name, half of the countries: those
-that no recipe was asked about in training. Everything runs in bfloat16. Finished work is stored,
-graft by graft and experiment by experiment, and within an experiment a few facts at a time.
+In the chat format, on facts that the language model gives by name; pictures are patched of
+entities that no recipe was asked facts about in training. Everything runs in bfloat16. Finished
+work is stored, graft by graft and experiment by experiment, and within an experiment a few facts
+at a time.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,34 +17,42 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from twohop_lib import interventions, records
+from twohop_lib import records
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.grafts import LANGUAGE
 from twohop_lib.grafts.grow import grow, training_benchmark
 from twohop_lib.grafts.language import GEMMA
 from twohop_lib.grafts.shipped import grafts_folder
-from twohop_lib.grafts.train import TRAINING, fingerprint
-from twohop_lib.interventions.deadlines import reading_deadline, recall_deadline
-from twohop_lib.interventions.mlp_patch import mlp_patch, sliding
+from twohop_lib.grafts.train import fingerprint
+from twohop_lib.interventions import deadlines, mlp_patch
 from twohop_lib.interventions.pairs import Pair, one_per_entity, pick_pairs
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.loading import load_llm, load_vlm
-from twohop_lib.readouts import states
-from twohop_lib.readouts.name_likeness import name_likeness, nearest_names
+from twohop_lib.readouts import name_likeness, states
 from twohop_lib.readouts.selection import halves
 from twohop_lib.runs import store
-from twohop_lib.study.grafts import COMMAND, WORDING, measured
+from twohop_lib.study.grafts import COMMAND, WORDING, measured, sample
 
 DTYPE = "bfloat16"
 #: Facts that are patched in each graft of each seed, and those of the deadlines.
-FACTS, DEADLINE_FACTS = 66, 160
+FACTS, DEADLINE_FACTS = 60, 160
 #: Relations whose answers' first tokens tell them apart.
 RELATIONS = ("capital", "continent", "currency", "language", "neighbour")
-#: Blocks whose state is written, and the layers at which states are.
+#: Blocks after which the states are taken that are written; of the second, naming is asked too.
 STATES = (0, 2, 4)
+#: The code that decides what is measured; the engine is held by the controls of every item.
+DECIDES = (
+    __file__,
+    deadlines.__file__,
+    mlp_patch.__file__,
+    states.__file__,
+    name_likeness.__file__,
+)
 #: The mean over all positions of a picture.
 MEAN = "mean"
 LANGUAGE_MODEL = "language model"
+#: Tokens of an answer in the deadlines.
+WORDS = 5
 
 
 def run_internals(
@@ -68,11 +76,12 @@ def run_internals(
         labels = {"model": name, "seed": seed}
         found["internals"].append(study.patches(folder, labels))
         found["likeness"].append(study.likeness(folder, labels))
-    meta = {"command": f"{COMMAND} --internals", "versions": records.versions()}
-    answers = pd.concat(found["internals"], ignore_index=True)
-    records.write(answers, out / "internals.parquet", meta)
-    likeness = pd.concat(found["likeness"], ignore_index=True)
-    records.write_frame(likeness, out / "likeness.parquet", meta)
+        # After each graft, so that what is done can be read while the rest is being measured.
+        meta = {"command": f"{COMMAND} --internals", "versions": records.versions()}
+        answers = pd.concat(found["internals"], ignore_index=True)
+        records.write(answers, out / "internals.parquet", meta)
+        likeness = pd.concat(found["likeness"], ignore_index=True)
+        records.write_frame(likeness, out / "likeness.parquet", meta)
 
 
 class Internals:
@@ -111,11 +120,9 @@ class Internals:
     # --- what is asked ---
 
     def answers(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
-        """The graft's answers in the chat format, with ``held_out``: no recipe asked about them."""
+        """The graft's answers in the chat format."""
         answers = measured(folder, self.benchmark, labels, self.kept)
-        about = json.loads((folder / TRAINING).read_text())
-        held_out = ~answers["entity_id"].isin(about["asked_about"])
-        return answers[answers["format"] == "chat"].assign(held_out=held_out)
+        return answers[answers["format"] == "chat"]
 
     def _pairs(self, folder: Path, known: pd.DataFrame) -> list[Pair]:
         """Each known fact with a donor: another entity's known fact, with another answer."""
@@ -132,24 +139,27 @@ class Internals:
 
         def compute() -> pd.DataFrame:
             backbone = self.backbone(folder)
-            pairs = [p for p in self._pairs(folder, by_name(answers)) if self._short(folder, p)]
-            some = sample(pairs, DEADLINE_FACTS, 0)
+            pairs = self._pairs(folder, by_name(answers))
+            short = [p.target for p in pairs if self._short(folder, p.target)]
+            chosen = {q.question_id for q in sample(short, DEADLINE_FACTS, 0)}
+            some = [p for p in pairs if p.target.question_id in chosen]
             once = list({p.target.entity_id: p for p in some}.values())
-            common = {"labels": labels, "folder": self.kept / "parts"}
-            layers = range(0, backbone.n_blocks)
-            frames = [
-                recall_deadline(backbone, self.benchmark, some, STATES, layers, **common),
-                reading_deadline(backbone, self.benchmark, some, layers, **common),
-                recall_deadline(backbone, self.benchmark, once, (2,), layers, "identify", **common),
-                reading_deadline(backbone, self.benchmark, once, layers, "identify", **common),
-            ]
+            common = {"labels": labels, "max_new_tokens": WORDS, "folder": self.kept / "parts"}
+            frames = []
+            for pairs, task, taken in ((some, "fact", STATES), (once, "identify", STATES[1:2])):
+                given = (backbone, self.benchmark, pairs)
+                for s in taken:
+                    layers = written_at(s, backbone.n_blocks)
+                    frames.append(deadlines.recall_deadline(*given, (s,), layers, task, **common))
+                layers = read_at(backbone.n_blocks)
+                frames.append(deadlines.reading_deadline(*given, layers, task, **common))
             return pd.concat(frames, ignore_index=True)
 
         return self._unit("deadlines", folder / LANGUAGE, answers, compute, DEADLINE_FACTS)
 
-    def _short(self, folder: Path, pair: Pair) -> bool:
+    def _short(self, folder: Path, question: Question) -> bool:
         tokenizer = self.backbone(folder).owner.tokenizer
-        return len(tokenizer(f" {pair.target.entity}", add_special_tokens=False).input_ids) == 1
+        return len(tokenizer(f" {question.entity}", add_special_tokens=False).input_ids) == 1
 
     def patches(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
         """What the language model adds at the name, written at the picture.
@@ -159,23 +169,26 @@ class Internals:
         answers = self.answers(folder, labels)
         named = answers[(answers["condition"] == "identify") & (answers["view"] == "drawn")]
         named = set(named.loc[named["correct"], "entity_id"])
-        blank = answers[(answers["condition"] == "blank_by_picture") & answers["correct"]]
+        # What was asked of a blank picture is known by name, and of an entity held out.
+        blank = answers[answers["condition"] == "blank_by_picture"]
 
         def compute() -> pd.DataFrame:
-            known = by_name(answers[answers["held_out"] & answers["entity_id"].isin(named)])
-            pairs = sample(self._pairs(folder, known), self.facts, labels["seed"])
-            return mlp_patch(
+            pairs = self._pairs(folder, blank[blank["entity_id"].isin(named)])
+            chosen = sample([p.target for p in pairs], self.facts, labels["seed"])
+            pairs = [p for p in pairs if p.target in chosen]
+            return mlp_patch.mlp_patch(
                 self.engine(folder),
                 self.backbone(folder),
                 self.benchmark,
                 pairs,
-                patches=sliding,
+                patches=mlp_patch.sliding,
                 labels=labels,
                 folder=self.kept / "parts",
             )
 
         frame = self._unit("patches", folder, answers, compute, self.facts)
-        return frame.assign(blind=frame["question_id"].isin(blank["question_id"]), **labels)
+        blind = blank.loc[blank["correct"], "question_id"]
+        return frame.assign(blind=frame["question_id"].isin(blind), **labels)
 
     def likeness(self, folder: Path, labels: dict[str, Any]) -> pd.DataFrame:
         """Name-likeness over positions and layers, without a map and with one that is fitted.
@@ -203,29 +216,24 @@ class Internals:
             "benchmark": self.benchmark.hash,
             "asked": store.digest({"asked": asked}),
             "size": size,
-            "code": records.library_hash(Path(interventions.__file__).parent),
-            "study": records.content_hash([Path(__file__)]),
+            "code": records.content_hash(map(Path, DECIDES)),
         }
         return store.cached(self.kept, key, compute)
+
+
+def written_at(state: int, n_blocks: int) -> list[int]:
+    """Where a state is written: each of the next four layers, then every fourth."""
+    return [b for b in range(state, n_blocks) if b <= state + 4 or not b % 4]
+
+
+def read_at(n_blocks: int) -> list[int]:
+    """Where the own state is written: every second layer of the lower half, each of the upper."""
+    return [b for b in range(n_blocks) if 2 * b > n_blocks or not b % 2]
 
 
 def by_name(answers: pd.DataFrame) -> pd.DataFrame:
     """The facts that are given by name."""
     return answers[(answers["condition"] == "by_name") & answers["correct"]]
-
-
-def sample(pairs: Sequence[Pair], size: int, seed: int) -> list[Pair]:
-    """``size`` pairs, drawn relation by relation in turn, in the benchmark's order."""
-    rng = np.random.default_rng([seed, *b"facts"])
-    groups: dict[str, list[int]] = {}
-    for i in rng.permutation(len(pairs)):
-        groups.setdefault(pairs[i].target.relation, []).append(int(i))
-    turns = sorted(
-        (place, relation, i)
-        for relation, members in groups.items()
-        for place, i in enumerate(members)
-    )
-    return [pairs[i] for i in sorted(i for *_, i in turns[:size])]
 
 
 def likeness_of(
@@ -237,7 +245,7 @@ def likeness_of(
     one fitted on names dealt out at random: the mean, against the names of each layer.
     """
     mean = images.mean(1)
-    found = nearest_names(np.concatenate([images, mean[:, None]], axis=1), names)
+    found = name_likeness.nearest_names(np.concatenate([images, mean[:, None]], axis=1), names)
     positions = [*map(str, range(images.shape[1])), MEAN]
     layers = np.arange(images.shape[2])
     frames = [_long(found, entities, positions, "none", layers)]
@@ -245,7 +253,7 @@ def likeness_of(
     held = [entities[i] for i in test]
     for layer in layers:
         for kind in ("ridge", "shuffled"):
-            mapped = name_likeness(mean, names[:, layer], shuffled=kind == "shuffled")
+            mapped = name_likeness.name_likeness(mean, names[:, layer], shuffled=kind == "shuffled")
             frames.append(_long(mapped[:, None], held, [MEAN], kind, layer))
     return pd.concat(frames, ignore_index=True)
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -34,6 +35,7 @@ from twohop_lib.grafts.train import TRAINING, fingerprint
 from twohop_lib.models.inputs import blank_like
 from twohop_lib.models.loading import Vlm, load_vlm
 from twohop_lib.organisms.cards import Measured
+from twohop_lib.readouts.graft_gap import COLOURS, controlled
 from twohop_lib.runs import store
 from twohop_lib.runs.conditions import judge
 from twohop_lib.scoring.matching import matches
@@ -43,10 +45,12 @@ COMMAND = "twohop graft study"
 NAMED_ON = flag_views.VIEWS
 ASKED_ON = ("drawn", "photographed")
 WORDING = "standard"
-#: A question about what is seen, which a name does not answer.
-COLOURS = "colours"
+#: Facts that are asked by picture, in each format.
+FACTS = 120
 #: Conditions of facts that are known by name.
 BY_PICTURE = ("by_picture", "blank_by_picture", "full_information", "name_first")
+#: The code that decides what is answered.
+DECIDES = (__file__, ask.__file__, fewshot.__file__)
 COLOUR_ANSWERS = {
     "Spain": "red and yellow",
     "Brazil": "green, yellow, blue and white",
@@ -93,27 +97,42 @@ def measured(
 ) -> pd.DataFrame:
     """Answer records of one graft, with ``format``, ``view`` and whether its name is said.
 
-    Facts by picture, with full information and naming first are asked where the graft's text
-    stack answers by name. ``says_name``: the answer holds the shown entity's own name;
-    ``trained``: facts about the entity were asked in training, by the recipe that does so.
-    Each condition is stored in ``kept`` as it is done.
+    By name all facts are asked. Pictures are shown of the entities that no recipe of the seed was
+    asked facts about in training (``trained`` says whether one is), and of their facts
+    :data:`FACTS` at most in each format, which the text stack gives by name. ``says_name``: the
+    answer holds the shown entity's own name. Each condition is stored in ``kept`` as it is done.
     """
     standard = [q for q in benchmark.questions if q.wording == WORDING]
-    once = list({q.entity_id: q for q in standard}.values())
+    trained = set(json.loads((folder / TRAINING).read_text())["asked_about"])
+    held_out = [q for q in standard if q.entity_id not in trained]
+    once = list({q.entity_id: q for q in held_out}.values())
     opened = _Opened(folder, benchmark, once)
     parts = []
     for form in FORMATS:
         by_name = opened.rows(standard, form, "by_name", kept)
         known = set(by_name.loc[by_name["correct"], "question_id"])
-        asked = [q for q in standard if q.question_id in known]
+        asked = sample([q for q in held_out if q.question_id in known], FACTS, labels["seed"])
         parts += [by_name, opened.rows(once, form, "identify", kept)]
         for condition in BY_PICTURE:
             parts.append(opened.rows(asked, form, condition, kept))
         parts.append(opened.rows(once, form, COLOURS, kept))
     frame = pd.concat(parts, ignore_index=True)
-    about = json.loads((folder / TRAINING).read_text())
-    frame["trained"] = frame["entity_id"].isin(about["asked_about"])
+    frame["trained"] = frame["entity_id"].isin(trained)
     return pd.DataFrame(labels, index=frame.index).join(frame)
+
+
+def sample(questions: Sequence[Question], size: int, seed: int) -> list[Question]:
+    """``size`` questions, drawn relation by relation in turn, in the order given."""
+    rng = np.random.default_rng([seed, *b"facts"])
+    groups: dict[str, list[int]] = {}
+    for i in rng.permutation(len(questions)):
+        groups.setdefault(questions[i].relation, []).append(int(i))
+    turns = sorted(
+        (place, relation, i)
+        for relation, members in groups.items()
+        for place, i in enumerate(members)
+    )
+    return [questions[i] for i in sorted(i for *_, i in turns[:size])]
 
 
 class _Opened:
@@ -141,7 +160,7 @@ class _Opened:
             "questions": store.digest({"asked": [q.question_id for q in questions]}),
             "condition": condition,
             "format": form,
-            "code": records.library_hash(Path(ask.__file__).parent),
+            "code": records.content_hash(map(Path, DECIDES)),
         }
 
         def compute() -> pd.DataFrame:
@@ -295,7 +314,7 @@ def _colour_words(text: str) -> set[str]:
 def run_study(
     out: Path, recipes: Sequence[str], seeds: Sequence[int], llm: str | Path = GEMMA
 ) -> None:
-    """Grow (where needed) and measure each recipe of each seed, then write records and cards."""
+    """Grow (where needed) and measure each recipe of each seed; write records and cards."""
     benchmark = training_benchmark("flags")
     kept = grafts_folder() / "measured"
     answers, training = [], []
@@ -306,16 +325,18 @@ def run_study(
         answers.append(made)
         rows = json.loads((folder / TRAINING).read_text())["rows"]
         training.append(pd.DataFrame(rows).assign(model=name, seed=seed))
-    meta = {"command": COMMAND, "versions": records.versions()}
-    records.write(pd.concat(answers, ignore_index=True), out / "answers.parquet", meta)
-    records.write_frame(pd.concat(training, ignore_index=True), out / "training.parquet", meta)
+        # After each graft, so that what is done can be read while the rest is being measured.
+        meta = {"command": COMMAND, "versions": records.versions()}
+        records.write(pd.concat(answers, ignore_index=True), out / "answers.parquet", meta)
+        log = pd.concat(training, ignore_index=True)
+        records.write_frame(log, out / "training.parquet", meta)
 
 
 def make_card(folder: Path, answers: pd.DataFrame) -> Card:
     """The card of one graft from its answer records."""
     about = json.loads((folder / TRAINING).read_text())
     chat = answers[answers["format"] == "chat"]
-    facts = held_out(chat)
+    facts = controlled(chat)
 
     def share(rows: pd.DataFrame, column: str) -> Measured | None:
         return Measured(value=rows[column].mean(), n=len(rows)) if len(rows) else None
@@ -334,20 +355,3 @@ def make_card(folder: Path, answers: pd.DataFrame) -> Card:
         own_name=share(by_picture, "says_name"),
         name_first=share(facts[facts["condition"] == "name_first"], "correct"),
     )
-
-
-def held_out(answers: pd.DataFrame) -> pd.DataFrame:
-    """Facts that are known by name, fail for a blank picture, and whose entity is named.
-
-    Without the entities that facts were asked about in training, and without the colours. One
-    format, one graft.
-    """
-    key = ["model", "seed", "format", "question_id"]
-    blind = answers[(answers["condition"] == "blank_by_picture") & answers["correct"]]
-    named = answers[(answers["condition"] == "identify") & (answers["view"] == "drawn")]
-    named = named[named["correct"]]
-    facts = answers[answers["question_id"].ne("") & answers["relation"].ne(COLOURS)]
-    taught = facts["trained"] & facts["model"].eq("facts")
-    facts = facts[~taught & facts["entity_id"].isin(named["entity_id"])]
-    seen = pd.MultiIndex.from_frame(blind[key])
-    return facts[~pd.MultiIndex.from_frame(facts[key]).isin(seen)]

@@ -1,0 +1,274 @@
+"""What grafts know by name and give by picture: from the records of ``twohop graft study``.
+
+Answer records have ``format`` ("card", "chat"), ``view`` (the rendering that was shown),
+``trained`` (facts about the entity were asked in training, by the recipe that does so) and
+``says_name`` (the answer holds the entity's own name). Intervals are over entities and seeds,
+crossed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from twohop_lib import records
+from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.errors import TwohopError
+from twohop_lib.grafts import STUDY, ask, fewshot
+from twohop_lib.grafts.ask import Reader
+from twohop_lib.grafts.fewshot import FORMATS
+from twohop_lib.grafts.recipes import RECIPES, TOKENS
+from twohop_lib.models.loading import Llm
+from twohop_lib.readouts.captions import counted_with_interval
+from twohop_lib.readouts.shares import crossed_table
+from twohop_lib.readouts.tables import counted_table, joined, share_and_n
+from twohop_lib.runs.conditions import judge
+from twohop_lib.scoring.normal_form import normal
+
+#: The rendering that entities are selected on, and the relation of questions about colours.
+DRAWN, COLOURS = "drawn", "colours"
+#: The recipe that is asked facts in training: about one half of the entities.
+ASKING = "facts"
+#: What an answer by picture can be, in the order of figures.
+OUTCOMES = ("right", "its own name", "another's answer", "something else")
+KEY = ["model", "seed", "format"]
+#: Measures of :func:`measures`, in the order of tables.
+MEASURES = (
+    "named",
+    "named, unseen rendering",
+    "by picture",
+    "by picture, unseen rendering",
+    "its own name",
+    "full information",
+    "naming first",
+    "blank picture",
+    "colours",
+    "its own name, asked for colours",
+)
+
+
+def recipes_of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows of some recipes, recipe by recipe in their order."""
+    parts = [frame[frame["model"] == name] for name in names]
+    return joined(*parts) if parts else frame.iloc[:0]
+
+
+def is_fact(answers: pd.DataFrame) -> pd.Series:
+    """Which rows are answers about facts, and not names or colours."""
+    return answers["question_id"].ne("") & answers["relation"].ne(COLOURS)
+
+
+def known(answers: pd.DataFrame) -> pd.DataFrame:
+    """Rows about facts that the gap is told of, blank pictures or not.
+
+    Given by name in the same format, by the same graft; about entities that it names from the
+    drawn picture, and that it was not asked facts about in training.
+    """
+    facts = answers[is_fact(answers)]
+    taught = facts["trained"].astype(bool) & facts["model"].eq(ASKING)
+    facts = facts[~taught]
+    named = answers[(answers["condition"] == "identify") & (answers["view"] == DRAWN)]
+    facts = facts[_among(facts, named[named["correct"].astype(bool)], "entity_id")]
+    by_name = facts[(facts["condition"] == "by_name") & facts["correct"].astype(bool)]
+    return facts[_among(facts, by_name, "question_id")]
+
+
+def controlled(answers: pd.DataFrame) -> pd.DataFrame:
+    """:func:`known` facts without those that are given for a blank picture, too."""
+    facts = known(answers)
+    blank = facts[(facts["condition"] == "blank_by_picture") & facts["correct"].astype(bool)]
+    return facts[~_among(facts, blank, "question_id")]
+
+
+def _among(frame: pd.DataFrame, wanted: pd.DataFrame, column: str) -> pd.Series:
+    """Which rows are of a graft, format and ``column`` that occur in ``wanted``."""
+    key = [*KEY, column]
+    inside = pd.MultiIndex.from_frame(frame[key]).isin(pd.MultiIndex.from_frame(wanted[key]))
+    return pd.Series(inside, index=frame.index)
+
+
+def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
+    """:func:`controlled` facts asked by picture, with ``outcome``, one of :data:`OUTCOMES`.
+
+    An answer that holds the entity's own name is that, unless it is right; *another's answer* is
+    one that is right for another entity, asked the same.
+    """
+    facts = controlled(answers)
+    right: dict[str, set[str]] = {}
+    for relation, accepted in zip(answers["relation"], answers["accepted"], strict=True):
+        right.setdefault(relation, set()).update(map(str, accepted))
+    known_as = {relation: {normal(text) for text in texts} for relation, texts in right.items()}
+    asked = facts[facts["condition"] == "by_picture"]
+    as_told = {answer: normal(answer) for answer in asked["answer"].unique()}
+
+    def outcome(row: pd.Series) -> str:
+        if row["correct"]:
+            return OUTCOMES[0]
+        if row["says_name"]:
+            return OUTCOMES[1]
+        return OUTCOMES[2 if as_told[row["answer"]] in known_as[row["relation"]] else 3]
+
+    return asked.assign(outcome=asked.apply(outcome, axis=1) if len(asked) else [])
+
+
+def measures(answers: pd.DataFrame) -> pd.DataFrame:
+    """Each of :data:`MEASURES` of each graft and format, item by item.
+
+    Columns ``model, seed, format, measure, entity_id, value``; what is not about naming or colours
+    is of :func:`controlled` facts (*blank picture*: of :func:`known` ones).
+    """
+    told = outcomes(answers)
+    facts, asked = controlled(answers), answers[answers["condition"] == "identify"]
+    colours = answers[answers["relation"] == COLOURS]
+    drawn, unseen = told[told["view"] == DRAWN], told[told["view"] != DRAWN]
+    all_known = known(answers)
+    parts = {
+        "named": (asked[asked["view"] == DRAWN], "correct"),
+        "named, unseen rendering": (asked[asked["view"] != DRAWN], "correct"),
+        "by picture": (drawn, "correct"),
+        "by picture, unseen rendering": (unseen, "correct"),
+        "its own name": (drawn.assign(own=drawn["outcome"] == OUTCOMES[1]), "own"),
+        "full information": (_of(facts, "full_information"), "correct"),
+        "naming first": (_of(facts, "name_first"), "correct"),
+        "blank picture": (_of(all_known, "blank_by_picture"), "correct"),
+        "colours": (colours, "correct"),
+        "its own name, asked for colours": (colours, "says_name"),
+    }
+    columns = [*KEY, "measure", "entity_id", "value"]
+    made = [
+        rows.assign(measure=name, value=rows[column].astype(float))[columns]
+        for name, (rows, column) in parts.items()
+    ]
+    return joined(*made)
+
+
+def _of(facts: pd.DataFrame, condition: str) -> pd.DataFrame:
+    return facts[facts["condition"] == condition]
+
+
+def measured(answers: pd.DataFrame) -> pd.DataFrame:
+    """:func:`measures` in shares: ``model, format, measure, value, low, high, n_items, …``."""
+    return crossed_table(measures(answers), "value", ["model", "format", "measure"])
+
+
+def by_seed(answers: pd.DataFrame) -> pd.DataFrame:
+    """The same seed by seed: ``model, format, measure, seed, value``, means of items."""
+    keys = ["model", "format", "measure", "seed"]
+    return measures(answers).groupby(keys, sort=False)["value"].mean().reset_index()
+
+
+def outcome_shares(answers: pd.DataFrame, format: str) -> pd.DataFrame:
+    """How often each outcome comes by picture: ``model, outcome, value, low, high, n_items, …``.
+
+    In one format, on the drawn picture.
+    """
+    told = outcomes(answers[answers["format"] == format])
+    told = told[told["view"] == DRAWN]
+    each = [told.assign(which=one, value=told["outcome"] == one) for one in OUTCOMES]
+    table = crossed_table(joined(*each), "value", ["model", "which"])
+    return table.rename(columns={"which": "outcome"})
+
+
+def as_texts(
+    table: pd.DataFrame, rows: Sequence[str], columns: str, order: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A table of shares to read, each cell with its interval and n."""
+    cells = table.assign(
+        text=[counted_with_interval(r.value, r.low, r.high, r.n_items) for r in table.itertuples()]
+    )
+    wide = cells.pivot(index=list(rows), columns=columns, values="text").fillna("–")
+    kept = pd.MultiIndex.from_frame(table[list(rows)].drop_duplicates())
+    wide = wide.reindex(kept if len(rows) > 1 else kept.get_level_values(0))
+    return wide[[c for c in (order or table[columns].unique()) if c in wide]].rename_axis(
+        columns=None
+    )
+
+
+def base_knowledge(answers: pd.DataFrame, live: pd.DataFrame | None) -> pd.DataFrame:
+    """What the language model gives by name, a row a relation: recorded, and asked just now.
+
+    Of all entities; of the first graft that was recorded, since they have one language model.
+    """
+    one = answers[is_fact(answers) & (answers["condition"] == "by_name")]
+    first = one[(one["model"] == one["model"].iloc[0]) & (one["seed"] == one["seed"].iloc[0])]
+    parts = [first.assign(asked=first["format"] + ", recorded")]
+    if live is not None:
+        parts.insert(0, live.assign(asked=live["format"] + ", live", seed=0))
+    table = crossed_table(joined(*parts), "correct", ["relation", "asked"])
+    order = first["relation"].drop_duplicates()
+    return as_texts(table, ["relation"], "asked").reindex(order)
+
+
+def ask_by_name(model: Llm, questions: Benchmark) -> pd.DataFrame:
+    """Facts asked of a language model by name: answer records with ``format``."""
+    few, reader, made = fewshot.few_shot(questions), Reader(model), []
+    for form in FORMATS:
+        asked = [
+            fewshot.card(few, q.relation)
+            if form == "card"
+            else fewshot.chat(few, q.relation, q.question_by_name, False)
+            for q in questions.questions
+        ]
+        names = [q.entity if form == "card" else None for q in questions.questions]
+        said = ask.answers(reader, asked, names)
+        made += [
+            judge(q, "by_name", text) | {"format": form}
+            for q, text in zip(questions.questions, said, strict=True)
+        ]
+    return pd.DataFrame(made)
+
+
+def recipe_table(names: Sequence[str]) -> pd.DataFrame:
+    """What each recipe's projector is trained on, for how many steps."""
+    rows = {
+        name: {
+            "trained on": RECIPES[name].summary,
+            "steps": sum(phase.steps for phase in RECIPES[name].phases),
+            "image tokens": RECIPES[name].tower.image_tokens,
+        }
+        for name in names
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("recipe")
+
+
+def losses(training: pd.DataFrame, names: Sequence[str], seed: int) -> pd.DataFrame:
+    """The loss on replies while a projector was trained: ``model, step, value``.
+
+    Of each recipe's last phase that runs the language model.
+    """
+    rows = recipes_of(training[training["seed"] == seed], names).dropna(subset=["reading"])
+    last = rows.groupby("model")["stage"].transform("last")
+    rows = rows[rows["stage"] == last]
+    return rows.rename(columns={"reading": "value"})[["model", "step", "value"]]
+
+
+def curve(table: pd.DataFrame, order: Sequence[str], format: str) -> pd.DataFrame:
+    """Rows of :func:`measured` along a curve of recipes, of three measures."""
+    kept = recipes_of(table[table["format"] == format], order)
+    return kept[kept["measure"].isin(["named", "by picture", "its own name"])]
+
+
+def by_tokens(name: str) -> list[str]:
+    """A recipe and its siblings with other numbers of image tokens, fewest first."""
+    family = {name, *(one for one in TOKENS if one.startswith(f"{name}-"))}
+    return sorted(family, key=lambda one: RECIPES[one].tower.image_tokens)
+
+
+def seed_table(answers: pd.DataFrame, names: Sequence[str], measure: str) -> pd.DataFrame:
+    """One measure seed by seed: a row a recipe and format, as texts."""
+    rows = recipes_of(measures(answers), names)
+    rows = rows[rows["measure"] == measure].assign(seed=lambda f: "seed " + f["seed"].astype(str))
+    return counted_table(rows, ["model", "format"], "seed", "value", words=share_and_n)
+
+
+def recorded(file: str, folder: Path = STUDY) -> pd.DataFrame:
+    """Records of the study: "answers", "training", "internals" or "likeness".
+
+    Raises TwohopError if there are none.
+    """
+    found = folder / f"{file}.parquet"
+    if not found.is_file():
+        raise TwohopError(f"There are no {file} of a study; make them with: twohop graft study")
+    return records.read_frame(found)
