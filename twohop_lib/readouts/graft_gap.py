@@ -99,9 +99,9 @@ def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
     right: dict[str, set[str]] = {}
     for relation, accepted in zip(answers["relation"], answers["accepted"], strict=True):
         right.setdefault(relation, set()).update(map(str, accepted))
-    known_as = {relation: {normal(text) for text in texts} for relation, texts in right.items()}
+    known_as = {relation: {_plain(text) for text in texts} for relation, texts in right.items()}
     asked = facts[facts["condition"] == "by_picture"]
-    as_told = {answer: normal(answer) for answer in asked["answer"].unique()}
+    as_told = {answer: _plain(answer) for answer in asked["answer"].unique()}
 
     def outcome(row: pd.Series) -> str:
         if row["correct"]:
@@ -111,6 +111,10 @@ def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
         return OUTCOMES[2 if as_told[row["answer"]] in known_as[row["relation"]] else 3]
 
     return asked.assign(outcome=asked.apply(outcome, axis=1) if len(asked) else [])
+
+
+def _plain(text: str) -> str:
+    return normal(text).casefold().strip(" .,;:!")
 
 
 def measures(answers: pd.DataFrame) -> pd.DataFrame:

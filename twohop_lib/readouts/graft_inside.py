@@ -43,6 +43,7 @@ def deadline_curves(
     """
     rows = internals[internals["experiment"].isin([RECALL, READING])]
     rows = rows[(rows["task"] == task) & (rows["arm"] == arm)]
+    rows = rows.astype({"state": int, "layer": int})
     own = rows["experiment"] == READING
     fixed = "state after " + rows["state"].astype(str) + " blocks"
     rows = rows.assign(line=fixed.where(~own, OWN), given=rows["follows"] == gives)
@@ -168,17 +169,23 @@ def patches(internals: pd.DataFrame) -> pd.DataFrame:
 
     ``blind`` facts, known with a blank picture, are among them.
     """
-    rows = internals[internals["experiment"] == PATCH]
-    texts = {key: in_words(*key) for key in rows[SITE].drop_duplicates().itertuples(index=False)}
+    # A file keeps whole numbers that may be missing as numbers with a point.
+    kinds = dict.fromkeys(SITE[1:], "Int64") | {"blind": bool}
+    rows = internals[internals["experiment"] == PATCH].astype(kinds)
+    sites = list(rows[SITE].fillna(-1).itertuples(index=False, name=None))
+    texts = {site: in_words(*site) for site in dict.fromkeys(sites)}
     said = {
         pair: matches(pair[0], (pair[1],))
         for pair in rows[["answer", "entity"]].drop_duplicates().itertuples(index=False, name=None)
     }
     return rows.assign(
-        patch=[texts[key] for key in rows[SITE].itertuples(index=False)],
+        patch=[texts[site] for site in sites],
         donor=rows["follows"] == "donor",
-        own_name=[said[pair] for pair in zip(rows["answer"], rows["entity"], strict=True)]
-        & ~rows["correct"].astype(bool),
+        own_name=[
+            said[pair] and not right
+            for *pair_, right in zip(rows["answer"], rows["entity"], rows["correct"], strict=True)
+            for pair in [tuple(pair_)]
+        ],
     )
 
 
@@ -202,7 +209,7 @@ def patched(rows: pd.DataFrame, value: str = "correct") -> pd.DataFrame:
 
     ``rows`` are :func:`patches`; ``value`` is "correct", "donor" or "own_name".
     """
-    told = rows[~rows["blind"].astype(bool)]
+    told = rows[~rows["blind"]]
     sites = told[["patch", *SITE]].drop_duplicates("patch")
     return crossed_table(told, value, ["model", "patch"]).merge(sites, on="patch")
 

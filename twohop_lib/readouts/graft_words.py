@@ -196,23 +196,24 @@ def likeness_told(
     ``arrives`` is that of :func:`.graft_inside.arrives`, ``reading`` the last layer at which the
     language model reads the position, ``facts`` each recipe's share of facts by picture.
     """
-    at = {m: layer for m, layer in arrives.items() if layer is not None}
     never = [m for m in arrives if arrives[m] is None]
-    parts = []
-    told_at = {m: f"{m} (layer {layer})" for m, layer in at.items()}
-    late = [told_at[m] for m in at if reading is not None and at[m] > reading]
+    told_at = {m: f"{m} (from layer {at})" for m, at in arrives.items() if at is not None}
+    late = [told_at[m] for m in told_at if reading is not None and arrives[m] > reading]
     early = [text for text in told_at.values() if text not in late]
+    parts = []
     if early:
-        parts.append(f"half of the pictures are nearest to their own name from {listed(early)} on")
+        parts.append(
+            f"half of the pictures or more are nearest to their own name in {listed(early)}"
+        )
     if late:
-        parts.append(f"too late to be read in {listed(late)}")
+        parts.append(f"only when the position is no longer read, in {listed(late)}")
     if never:
         parts.append(f"at no layer in {listed(never)}")
     told = "; ".join(parts)
     recall = {m: facts[m] for m in never if m in facts}
     if recall:
         best = max(recall, key=lambda m: recall[m])
-        told += f". Yet {best}, never name-like, gives {percent(recall[best])} % of its facts"
+        told += f". Yet {best}, never name-like, gives {percent(recall[best])} % by picture"
     return f"{told[:1].upper()}{told[1:]}." if told else "Name-likeness was not measured."
 
 
