@@ -38,23 +38,22 @@ def recall_deadline(
     benchmark: Benchmark,
     pairs: Sequence[Pair],
     states: Sequence[int] = (2,),
-    layers: Sequence[int] | None = None,
+    routes: Sequence[tuple[int, int]] | None = None,
     task: Task = "fact",
     **kept: Unpack[Kept],
 ) -> pd.DataFrame:
     """Write an entity's state after s blocks over a placeholder, at one layer after another.
 
-    ``layers`` are those it is written at (None: all), from s on. ``task`` "identify" asks for the
-    name. Returns answer records with ``state`` (s, each of ``states``), ``layer`` (l), ``arm``
+    ``routes`` are (s, layer) with layer ≥ s (None: each of ``states`` at all layers from there
+    on). ``task`` "identify" asks for the name. Returns answer records with ``state`` (s, each of ``states``), ``layer`` (l), ``arm``
     ("entity", "wrong entity": the pair's donor, or "nothing": the placeholder's own state, with
     neither state nor layer) and ``follows`` ("right", "donor" or "neither": whose answer is given).
 
     Raises ControlFailed if a state written where it comes from changes its run, or writing nothing
     that of the placeholder; TwohopError as :func:`placeholder` does.
     """
-    every = range(backbone.n_blocks) if layers is None else layers
-    routes = [(s, layer) for s in states for layer in every if layer >= s]
-    return _written(backbone, benchmark, pairs, routes, "deadline", task, kept)
+    every = [(s, layer) for s in states for layer in range(s, backbone.n_blocks)]
+    return _written(backbone, benchmark, pairs, routes or every, "deadline", task, kept)
 
 
 def reading_deadline(

@@ -146,13 +146,12 @@ class Internals:
             once = list({p.target.entity_id: p for p in some}.values())
             common = {"labels": labels, "max_new_tokens": WORDS, "folder": self.kept / "parts"}
             frames = []
+            n = backbone.n_blocks
             for pairs, task, taken in ((some, "fact", STATES), (once, "identify", STATES[1:2])):
                 given = (backbone, self.benchmark, pairs)
-                for s in taken:
-                    layers = written_at(s, backbone.n_blocks)
-                    frames.append(deadlines.recall_deadline(*given, (s,), layers, task, **common))
-                layers = read_at(backbone.n_blocks)
-                frames.append(deadlines.reading_deadline(*given, layers, task, **common))
+                routes = [(s, layer) for s in taken for layer in written_at(s, n)]
+                frames.append(deadlines.recall_deadline(*given, (), routes, task, **common))
+                frames.append(deadlines.reading_deadline(*given, read_at(n), task, **common))
             return pd.concat(frames, ignore_index=True)
 
         return self._unit("deadlines", folder / LANGUAGE, answers, compute, DEADLINE_FACTS)
@@ -222,13 +221,13 @@ class Internals:
 
 
 def written_at(state: int, n_blocks: int) -> list[int]:
-    """Where a state is written: each of the next four layers, then every fourth."""
-    return [b for b in range(state, n_blocks) if b <= state + 4 or not b % 4]
+    """Where a state is written: each of the next three layers, then every fourth."""
+    return [b for b in range(state, n_blocks) if b <= state + 3 or not b % 4]
 
 
 def read_at(n_blocks: int) -> list[int]:
-    """Where the own state is written: every second layer of the lower half, each of the upper."""
-    return [b for b in range(n_blocks) if 2 * b > n_blocks or not b % 2]
+    """Where the own state is written: every fourth layer of the lower half, each of the upper."""
+    return [b for b in range(n_blocks) if 2 * b > n_blocks or not b % 4]
 
 
 def by_name(answers: pd.DataFrame) -> pd.DataFrame:
