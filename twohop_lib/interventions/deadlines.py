@@ -45,9 +45,10 @@ def recall_deadline(
     """Write an entity's state after s blocks over a placeholder, at one layer after another.
 
     ``routes`` are (s, layer) with layer ≥ s (None: each of ``states`` at all layers from there
-    on). ``task`` "identify" asks for the name. Returns answer records with ``state`` (s, each of ``states``), ``layer`` (l), ``arm``
-    ("entity", "wrong entity": the pair's donor, or "nothing": the placeholder's own state, with
-    neither state nor layer) and ``follows`` ("right", "donor" or "neither": whose answer is given).
+    on). ``task`` "identify" asks for the name. Returns answer records with ``state`` (s),
+    ``layer``, ``arm`` ("entity", "wrong entity": the pair's donor, or "nothing": the placeholder's
+    own state, with neither state nor layer) and ``follows`` ("right", "donor" or "neither": whose
+    answer is given).
 
     Raises ControlFailed if a state written where it comes from changes its run, or writing nothing
     that of the placeholder; TwohopError as :func:`placeholder` does.
