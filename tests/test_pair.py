@@ -14,6 +14,7 @@ import huggingface_hub.errors as hub
 import pytest
 import torch
 from helpers_tiny import tiny_llm, tiny_tokenizer, tiny_vlm
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     Idefics3Config,
@@ -131,7 +132,34 @@ def test_the_dtype_follows_the_device(monkeypatch, asked, device, gpu, bf16, dty
         "is_bf16_supported",
         lambda including_emulation=True: bf16 or including_emulation,
     )
-    assert pair_module._choose_dtype(asked, device) == dtype
+    tried = pair_module._dtypes(asked, device)
+    assert tried[0] == dtype and tried[-1] == ("float32" if asked == "auto" else dtype)
+
+
+def test_a_dtype_in_which_a_model_fails_is_given_up_with_a_sentence(monkeypatch, tmp_path):
+    """As float16 is for Gemma 3 and Qwen2-VL, on a GPU that only emulates bfloat16."""
+    large = tmp_path / "large"
+    shutil.copytree(path("late"), large)
+    weights = load_file(large / "model.safetensors")
+    up, down = (
+        next(name for name in weights if name.endswith(f"layers.3.mlp.{part}_proj.weight"))
+        for part in ("up", "down")
+    )
+    weights[up], weights[down] = weights[up] * 2**18, weights[down] / 2**18
+    save_file(weights, large / "model.safetensors", {"format": "pt"})
+    halves = ["float16", "bfloat16", "float32"]
+    monkeypatch.setattr(pair_module, "_dtypes", lambda *_: halves)
+    pair = load_pair(large, path("backbone"))
+    assert pair.vlm.model.dtype == pair.llm.model.dtype == torch.bfloat16
+    assert [note for note in pair.notes if "NaN" in note] == [
+        "large computes NaN (not a number) in float16, so another dtype was taken."
+    ]
+    # What is sound is left alone, and what says something else is not.
+    assert load_pair(path("late"), path("backbone")).vlm.model.dtype == torch.float16
+    monkeypatch.setattr(pair_module, "GIBBERISH", -1.0)
+    pair = load_pair(path("late"), path("backbone"))
+    assert pair.vlm.model.dtype == torch.float32
+    assert sum("than in float32" in note for note in pair.notes) == 2
 
 
 def test_a_half_precision_checkpoint_is_float32_on_the_cpu(folders, tmp_path):

@@ -28,11 +28,28 @@ def test_the_table_is_sound():
     for entry in ENTRIES:
         for model in filter(None, (entry.vlm, entry.llm)):
             assert re.fullmatch(r"[\w-]+/[\w.-]+", model), model
-        # A native model has no backbone but itself; of all others, everything is told.
-        native = entry.architecture_class == "native"
+        # Some native models have no backbone but themselves; of all others, everything is told.
+        alone = entry.llm is None
         told = (entry.llm, entry.llm_parameters_b, entry.backbone_certainty)
-        assert all((value is None) == native for value in told), entry.vlm
-        assert native or entry.llm_parameters_b < entry.parameters_b
+        assert all((value is None) == alone for value in told), entry.vlm
+        assert alone or entry.llm_parameters_b < entry.parameters_b
+        assert entry.architecture_class == "native" or not alone
+        # Who says so.
+        documented = (entry.backbone_certainty or "").startswith("documented")
+        assert (entry.source is not None) == documented, entry.vlm
+        assert not documented or entry.source.startswith("https://")
+
+
+def test_native_models_are_held_against_the_backbone_they_start_from():
+    backbones = {
+        "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen2-VL-2B-Instruct": "Qwen/Qwen2-1.5B-Instruct",
+        "OpenGVLab/InternVL3-8B-hf": "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen3-VL-8B-Instruct": "Qwen/Qwen3-8B",
+    }
+    assert {vlm: find(vlm).llm for vlm in backbones} == backbones
+    alone = {entry.family for entry in ENTRIES if entry.llm is None}
+    assert alone == {"Gemma 3", "Llama 4"}
 
 
 def test_a_size_in_a_name_is_near_the_parameters():
@@ -129,7 +146,9 @@ def test_what_fits_is_shown_for_the_model_and_for_the_pair():
 
 def test_marks_are_explained_only_where_they_occur():
     text = run("--class", "native", columns=120).stdout
-    assert "~" not in text and "vicuna" not in text and "Gated" in text
+    assert "\n~ Which" in text and "\n+ It starts" in text
+    text = run("--class", "cross-attention", columns=120).stdout
+    assert "~" not in text and "+" not in text and "vicuna" not in text and "Gated" in text
     text = run("--class", "cross-attention", columns=120).stdout
     assert "reported" not in text
 

@@ -80,6 +80,11 @@ def _print(entries: list[Entry], memory: float | None) -> None:
             "~ Which checkpoint it was made from is not documented; this one has the same size "
             "and family."
         )
+    if any(entry.backbone_certainty == "documented base" for entry in entries):
+        notes.append(
+            "+ It starts from the pre-trained weights that this one was tuned from; the two were "
+            "then trained apart."
+        )
     notes += [
         f"{entry.vlm}: {entry.reported_figure} "
         f"({entry.reported_citation} in the book's references)."
@@ -91,7 +96,8 @@ def _print(entries: list[Entry], memory: float | None) -> None:
 
 
 def _cells(entry: Entry, memory: float | None) -> tuple[str, str, str, str]:
-    mark = " ~" if entry.backbone_certainty == "same size and family" else ""
+    marks = {"same size and family": " ~", "documented base": " +"}
+    mark = marks.get(entry.backbone_certainty or "", "")
     backbone = f"{entry.llm}{mark}" if entry.llm else "itself, without a picture"
     name = f"{entry.vlm} *" if entry.gated else entry.vlm
     size = f"{entry.parameters_b:.{2 if entry.parameters_b < 1 else 1}f} B"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -21,7 +22,14 @@ from transformers import (
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.inputs import encode
-from twohop_lib.models.loading import Llm, Vlm, load_config, load_llm, load_vlm
+from twohop_lib.models.loading import (
+    Llm,
+    Vlm,
+    in_float32,
+    load_config,
+    load_llm,
+    load_vlm,
+)
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.registry import Entry, find
 
@@ -37,6 +45,8 @@ TEXTS = (
     "First name the person.\nThen answer: where were they born?",
     "東京 Москва Αθήνα القاهرة",
 )
+#: Nats between what is said in half precision and in float32, above which it is another thing.
+GIBBERISH = 1.0
 #: How many numbers of a weight are compared at a time, so that no copy of it is made in float32.
 CHUNK = 2**24
 
@@ -122,10 +132,12 @@ def load_pair(
 ) -> ModelPair:
     """Load a VLM and its text backbone, each from a folder or from the hub.
 
-    Without ``llm`` the registry names the backbone; a VLM that it does not know, or knows as
-    natively multimodal, uses itself without a picture. ``dtype`` "auto" is bfloat16 on a GPU that
+    Without ``llm`` the registry names the backbone; a VLM that it does not know, or knows to have
+    none, uses itself without a picture. ``dtype`` "auto" is bfloat16 on a GPU that
     computes in it, float16 on others, float32 without one. ``device`` None is the GPU if there is
-    one, "auto" spreads each model over all there are. ``quantise`` needs bitsandbytes.
+    one, "auto" spreads each model over all there are. ``quantise`` needs bitsandbytes. Where "auto"
+    takes half precision it is tried on a prompt, and given up, with a note, for the next dtype if
+    the model computes NaN in it, or something else than in float32.
 
     Raises TwohopError if a model cannot be loaded, is of the other kind, or the two do not fit
     together; their kinds and sizes are checked before any weights are loaded.
@@ -138,9 +150,15 @@ def load_pair(
         llm_config = load_config(llm, llm_revision)
         _require_llm(llm, llm_config)
         _require_same_shape(str(vlm), shape(vlm_config), str(llm), shape(llm_config))
-    dtype = _choose_dtype(dtype, device)
-    options = _quantisation(quantise, dtype)
-    loaded_vlm = load_vlm(vlm, dtype, device, vlm_revision, **options)
+    chosen = _dtypes(dtype, device)
+    for dtype in chosen:
+        options = _quantisation(quantise, dtype)
+        loaded_vlm = load_vlm(vlm, dtype, device, vlm_revision, **options)
+        # The last is float32, or what was asked for.
+        why = trouble_in_half_precision(loaded_vlm) if dtype != chosen[-1] else ""
+        if not why:
+            break
+        notes += (why,)
     if llm is None:
         return ModelPair(loaded_vlm, None, entry, None, notes)
     loaded_llm = load_llm(llm, dtype, device, llm_revision, **options)
@@ -189,6 +207,11 @@ def _choose_backbone(
         )
     if entry.backbone_certainty == "documented":
         return entry.llm, (f"{vlm} was made from {entry.llm}, as its authors document.",)
+    if entry.backbone_certainty == "documented base":
+        return entry.llm, (
+            f"{vlm} starts from the pre-trained weights that {entry.llm} was tuned from, as its "
+            f"authors document ({entry.source}); the two were then trained apart.",
+        )
     return entry.llm, (
         f"Which checkpoint {vlm} was made from is not documented; {entry.llm} has the same size "
         "and family.",
@@ -222,14 +245,59 @@ def _require_llm(source: str | Path, config: Any) -> None:
         )
 
 
-def _choose_dtype(dtype: str | torch.dtype, device: str | torch.device | None) -> str | torch.dtype:
+def _dtypes(dtype: str | torch.dtype, device: str | torch.device | None) -> list[str | torch.dtype]:
+    """Dtypes to try on a device, in order: the one asked for, or those that suit it."""
     if dtype != "auto":
-        return dtype
+        return [dtype]
     wanted = "cuda" if device is None else str(device)
     if not torch.cuda.is_available() or not wanted.startswith(("cuda", "auto")):
-        return "float32"
+        return ["float32"]
     # Without emulation: a GPU that only emulates bfloat16 is many times slower in it.
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return ["bfloat16", "float32"]
+    return ["float16", "bfloat16", "float32"]
+
+
+@torch.inference_mode()
+def trouble_in_half_precision(vlm: Vlm) -> str:
+    """In a sentence, why a model cannot be used in the dtype that it is loaded in; "" if it can.
+
+    One prompt, with a picture and without, gives logits of numbers, and about those of float32
+    where there is memory for that.
+    """
+    model, dtype = vlm.model, str(vlm.model.dtype).removeprefix("torch.")
+    if model.dtype == torch.float32 or not getattr(vlm.processor, "chat_template", None):
+        return ""
+    noise = torch.randint(0, 256, (96, 96, 3), dtype=torch.uint8, generator=torch.Generator())
+    pictures = [None, Image.fromarray(noise.numpy())]
+    texts = [
+        render(vlm.processor, Prompt("by_name", "What is this?", picture is not None))
+        for picture in pictures
+    ]
+
+    def likely() -> list[torch.Tensor]:
+        inputs = (encode(vlm, [t], [p], "left") for t, p in zip(texts, pictures, strict=True))
+        runs = (model(**one, use_cache=False).logits[0, -1].float() for one in inputs)
+        return [run.log_softmax(-1) for run in runs]
+
+    got = likely()
+    if any(x.isnan().any() for x in got):
+        return f"{vlm.name} computes NaN (not a number) in {dtype}, so another dtype was taken."
+    try:
+        with in_float32(model):
+            wanted = likely()
+    except (TwohopError, RuntimeError):
+        return ""  # Quantised, spread over devices, or too large: there is nothing to hold it to.
+    apart = max(
+        torch.nn.functional.kl_div(x, y, log_target=True, reduction="sum").item()
+        for x, y in zip(got, wanted, strict=True)
+    )
+    if apart <= GIBBERISH:
+        return ""
+    return (
+        f"In {dtype} {vlm.name} says something else than in float32 ({apart:.1f} nats apart on one "
+        "prompt), so another dtype was taken."
+    )
 
 
 def _quantisation(quantise: Quantise | None, dtype: str | torch.dtype) -> dict[str, Any]:

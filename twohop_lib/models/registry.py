@@ -2,6 +2,10 @@
 
 The table is ``registry.csv``. Parameters are those of the published checkpoint; memory is computed
 from them, never typed. A figure that a paper reports is quoted as reported, with its citation.
+
+Left out are LLaVA-MORE, whose checkpoints are in the format of their authors' own code, which
+``transformers`` does not open, and InstructBLIP, which has no chat template and whose picture
+features depend on the question, so that no picture can be patched from one question to another.
 """
 
 from __future__ import annotations
@@ -34,8 +38,11 @@ RULE = (
 class Entry(BaseModel):
     """One known VLM. ``llm`` is None if its own text mode, without a picture, is its backbone.
 
-    ``gated``: terms have to be accepted on the hub for it or for its backbone. ``image_tokens``:
-    how many positions a picture takes, where that number is fixed.
+    ``backbone_certainty``: "documented" if its authors say that it was made from ``llm``,
+    "documented base" if they say that it starts from the pre-trained weights of which ``llm`` is
+    the instruction-tuned release; ``source`` is where they say it. ``gated``: terms have to be
+    accepted on the hub for it or for its backbone. ``image_tokens``: how many positions a picture
+    takes, where that number is fixed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +53,8 @@ class Entry(BaseModel):
     architecture_class: ArchitectureClass
     parameters_b: float
     llm_parameters_b: float | None
-    backbone_certainty: Literal["documented", "same size and family"] | None
+    backbone_certainty: Literal["documented", "documented base", "same size and family"] | None
+    source: str | None
     gated: bool
     image_tokens: int | None
     reported_figure: str | None
