@@ -182,3 +182,13 @@ def test_a_page_that_computes_something_else_is_told(opened):
     with pytest.raises(ControlFailed, match="do not agree: off by"):
         opened.assert_same(wrong, right, engine, target, donor)
     opened.assert_same(target.logits, target.logits, engine, target)  # An edit of nothing.
+
+
+def test_a_budget_and_an_instruction_reach_what_is_asked():
+    told = "Answer with the name only."
+    opened = study.open_study(
+        "the_gap", organisms=["late"], max_entities=2, max_new_tokens=1, instruction=told
+    )
+    answers = opened.ask("by_name")
+    assert answers["cut"].all() and set(answers["instruction"]) == {told}
+    assert all(q.identify_prompt.endswith(told) for q in opened.everyone.questions)

@@ -32,6 +32,7 @@ from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benc
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.runs.generate import MAX_NEW_TOKENS
 from twohop_lib.scoring.matching import matches
 
 #: Benchmarks built for this process; their folders go when it does.
@@ -51,6 +52,8 @@ def open_study(
     max_entities: int = 0,
     batch_size: int = 64,
     work: str = "",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    instruction: str = "",
 ) -> Study:
     """Open a chapter's models and questions, and print which these are and why.
 
@@ -60,11 +63,14 @@ def open_study(
     takes what suits the model. ``split`` is ignored by benchmarks that have none; ``max_entities``
     of them are taken evenly from first to last, 0 means all. ``batch_size`` prompts, or changed
     runs, are computed at once. ``work`` is a folder that keeps finished work; empty keeps none.
+    ``max_new_tokens`` is the budget of an answer, and ``instruction`` follows every question
+    ("Answer with the name only.").
 
     Raises TwohopError if a model cannot be loaded, or no question is left.
     """
     asked = benchmark or suited_benchmark(vlm)
     source = _opened(asked, seed)
+    source = source.instructed(instruction)
     questions = _picked(source, split, wording, max_entities)
     study = Study(
         chapter=chapter,
@@ -75,6 +81,7 @@ def open_study(
         everyone=_picked(source, "", wording, 0),
         batch_size=batch_size,
         work=work,
+        max_new_tokens=max_new_tokens,
     )
     print(f"{study.noun}: {len(questions.entities())}, {len(questions.questions)} questions")
     return study
@@ -97,6 +104,7 @@ class Study:
     everyone: Benchmark
     batch_size: int = 64
     work: str = ""
+    max_new_tokens: int = MAX_NEW_TOKENS
     _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
 
@@ -164,6 +172,7 @@ class Study:
                         self.questions,
                         conditions=missing,
                         batch_size=self.batch_size,
+                        max_new_tokens=self.max_new_tokens,
                         model_name=name,
                         seed=self.seed,
                         folder=self.work or None,
