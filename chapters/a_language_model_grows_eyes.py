@@ -29,7 +29,8 @@
 #   is counted as an outcome of its own.
 # - {glue:text}`eyes_dose`.
 # - **Two deadlines.** In the language model alone: {glue:text}`eyes_deadlines`.
-# - {glue:text}`eyes_patch`; the wrong country's outputs lead to the wrong country's facts.
+# - {glue:text}`eyes_patch`. With another country's outputs, that country's fact comes in
+#   {glue:text}`eyes_wrong`.
 # - {glue:text}`eyes_formats` {glue:text}`eyes_seeds_told`
 # ```
 
@@ -106,9 +107,8 @@ if grafts:
 graft_gap.base_knowledge(answers, live if grafts else None)
 
 # %% [markdown]
-# Capitals, continents and languages are known of most countries, calling codes of hardly any.
-# What it does not know by name cannot be missed by picture: from here on, a fact counts only where
-# the same language model, asked in the same format, gives it by name.
+# {glue:text}`eyes_base`. What it does not know by name cannot be missed by picture: from here on, a
+# fact counts only where the same language model, asked in the same format, gives it by name.
 
 # %% [markdown]
 # ## The method
@@ -193,9 +193,9 @@ show(
 #
 # ### The gap
 #
-# Every graft names flags, in renderings that it was never trained on. Of the facts that its
-# language model gives by name, and not for a blank picture, the recipes give very different shares
-# by picture ({numref}`fig-eyes-gap`).
+# {glue:text}`eyes_named`. A fact counts where its country is named. Of the facts that the language
+# model gives by name, and not for a blank picture, {numref}`fig-eyes-gap` shows how many come by
+# picture. Every recipe is measured on the half of the countries that `facts` was not asked about.
 
 # %% tags=["hide-input"]
 by_picture = six[six["measure"] == "by picture"]
@@ -260,6 +260,12 @@ show(
     f"What is answered by picture, in the format {prompts}. Another's answer is one that is right "
     f"for another country. {n_of(told, 'facts')}. Bars: 95 % intervals over countries and seeds.",
 )
+
+# %% [markdown]
+# What the recipes say of the first facts that more than one of them misses:
+
+# %%
+graft_gap.examples(answers, shown, prompts)
 
 # %% [markdown]
 # The control that tells the two apart asks for something that a name cannot answer: *Which colours
@@ -476,8 +482,8 @@ glue_all(
 #
 # **What may be concluded.** That captions alone, the first stage of LLaVA's training, can leave a
 # frozen language model able to name what it sees and unable to say what it knows of it; that the way
-# of teaching decides how far; that recall at the picture fails for want of what early blocks add at
-# a name.
+# of teaching decides how far; and, from the patches, how much of what is missing is what early
+# blocks add at a name.
 #
 # **What may not.** These are grafts of one model of 270 million parameters, converted to four bits
 # (Q4_K_M) and back, with a tower that knows one kind of picture and nothing else. Its language model

@@ -76,6 +76,25 @@ def test_measures_are_of_their_own_items(answers):
     assert seeds.loc[("caption", "chat"), "seed 0"] == "1 of 3"
 
 
+def test_examples_are_of_facts_that_several_recipes_miss(answers):
+    both = pd.concat([answers.assign(model=m) for m in ("caption", "facts", "names")])
+    table = graft_gap.examples(both, ["caption", "names", "facts"], "chat", n=2)
+    assert list(table.columns) == ["caption", "names", "facts"]
+    assert table.loc[("Land b", "capital"), "names"] == "Land b" and len(table) == 2
+
+
+def test_what_is_known_and_named_is_told_by_its_ends(answers):
+    base = pd.DataFrame({"relation": ["capital", "calling_code"], "value": [0.7, 0.0]})
+    assert graft_words.base_told(base.assign(n_items=95)) == (
+        "It knows best the capital (70 %) of a country, least the calling code (0 %)"
+    )
+    rows = pd.DataFrame({"model": ["a", "b"], "value": [0.9, 0.5]})
+    parts = [rows.assign(measure=m) for m in ("named", "named, unseen rendering")]
+    told = graft_words.named_told(pd.concat(parts).assign(format="chat"), "chat")
+    assert told.startswith("The recipes name 50 to 90 % of the flags as drawn")
+    assert told.endswith("(b fewest)")
+
+
 def test_a_sentence_says_what_is_said_instead(answers):
     told = graft_words.own_name_told(graft_gap.measured(answers), "caption", "chat")
     assert "1 of 3 are answered with the country's own name" in told

@@ -190,19 +190,37 @@ def as_texts(
     )
 
 
+def base_answers(answers: pd.DataFrame) -> pd.DataFrame:
+    """All facts asked by name of one graft, whose language model is frozen: the first."""
+    one = answers[is_fact(answers) & (answers["condition"] == "by_name")]
+    return one[(one["model"] == one["model"].iloc[0]) & (one["seed"] == one["seed"].iloc[0])]
+
+
 def base_knowledge(answers: pd.DataFrame, live: pd.DataFrame | None) -> pd.DataFrame:
     """What the language model gives by name, a row a relation: recorded, and asked just now.
 
     Of all entities; of the first graft that was recorded, since they have one language model.
     """
-    one = answers[is_fact(answers) & (answers["condition"] == "by_name")]
-    first = one[(one["model"] == one["model"].iloc[0]) & (one["seed"] == one["seed"].iloc[0])]
+    first = base_answers(answers)
     parts = [first.assign(asked=first["format"] + ", recorded")]
     if live is not None:
         parts.insert(0, live.assign(asked=live["format"] + ", live", seed=0))
     table = crossed_table(joined(*parts), "correct", ["relation", "asked"])
     order = first["relation"].drop_duplicates()
     return as_texts(table, ["relation"], "asked").reindex(order)
+
+
+def examples(answers: pd.DataFrame, names: Sequence[str], format: str, n: int = 3) -> pd.DataFrame:
+    """What each recipe says of the first ``n`` questions that more than one of them misses.
+
+    Rows are questions (country and relation), columns recipes, of the lowest seed.
+    """
+    told = recipes_of(outcomes(answers[answers["format"] == format]), names)
+    told = told[(told["view"] == DRAWN) & (told["seed"] == told["seed"].min())]
+    wide = told.pivot(index=["entity", "relation"], columns="model", values="answer")
+    missed = told.pivot(index=["entity", "relation"], columns="model", values="correct")
+    hard = wide[(missed.eq(False).sum(axis=1) > 1) & wide.notna().sum(axis=1).gt(2)]
+    return hard[[m for m in names if m in hard]].fillna("–").rename_axis(columns=None).head(n)
 
 
 def ask_by_name(model: Llm, questions: Benchmark) -> pd.DataFrame:

@@ -50,6 +50,31 @@ def share_with_interval(table: pd.DataFrame, **where: object) -> str:
 # --- the gap ----------------------------------------------------------------------------------
 
 
+def base_told(table: pd.DataFrame) -> str:
+    """Which relations the language model knows best and least, in one format.
+
+    ``table`` has ``relation, value, n_items``.
+    """
+    best, worst = table.loc[table["value"].idxmax()], table.loc[table["value"].idxmin()]
+    said = [
+        f"{r['relation'].replace('_', ' ')} ({counted(r['value'], r['n_items'])})"
+        for r in (best, worst)
+    ]
+    return f"It knows best the {said[0]} of a country, least the {said[1]}"
+
+
+def named_told(table: pd.DataFrame, format: str) -> str:
+    """How many flags the recipes name, as drawn and in other renderings; which names fewest."""
+    drawn = _of(table, format, "named")
+    unseen = _of(table, format, "named, unseen rendering")
+    least = drawn.loc[drawn["value"].idxmin()]
+    return (
+        f"The recipes name {percent_range(drawn['value'])} of the flags as drawn, and "
+        f"{percent_range(unseen['value'])} in renderings that nothing was trained on "
+        f"({least['model']} fewest)"
+    )
+
+
 def gap_title(table: pd.DataFrame, format: str) -> str:
     """The least and the most that a recipe gives by picture, of facts that all give by name."""
     rows = _of(table, format, "by picture")
@@ -277,7 +302,12 @@ def takeaways(
     some = set(DOSES) & set(measured["model"])
     formats = formats_told(table)
     seeds = seeds_told(graft_gap.by_seed(graft_gap.recipes_of(answers, names)), format)
+    known = graft_gap.base_answers(answers)
+    known = known[known["format"] == format].groupby("relation")["correct"]
+    base = known.agg(value="mean", n_items="size").reset_index()
     return {
+        "eyes_base": base_told(base),
+        "eyes_named": named_told(table, format),
         "eyes_seeds": str(answers["seed"].nunique()),
         "eyes_gap": (
             f"Grafts that name {percent_range(named)} of the flags give by picture, of the facts "
@@ -304,10 +334,12 @@ def inner_takeaways(
     right: pd.DataFrame,
     early: str,
     by_picture: pd.DataFrame,
+    donor: pd.DataFrame,
 ) -> dict[str, str]:
     """The sentences about the inside that the page glues.
 
-    ``by_picture`` are the rows of :func:`.graft_gap.measured` with facts by picture, one a recipe.
+    ``by_picture`` are the rows of :func:`.graft_gap.measured` with facts by picture, one a recipe;
+    ``donor`` is :func:`.graft_inside.patched` of the wrong entity's facts.
     """
     reading = graft_inside.last_layer(deadlines, graft_inside.OWN)
     facts = by_picture.set_index("model")["value"].to_dict()
@@ -315,5 +347,6 @@ def inner_takeaways(
     return {
         "eyes_deadlines": f"{title[:1].lower()}{title[1:]}",
         "eyes_patch": patch_title(right, early),
+        "eyes_wrong": percent_range(donor.loc[donor["method"] == "wrong entity", "value"]),
         "eyes_likeness": likeness_told(graft_inside.arrives(near), reading, facts),
     }
