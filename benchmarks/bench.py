@@ -44,10 +44,10 @@ class Timing:
     ``share`` is the worst difference as a share of the distance between the runs that differ most
     (:mod:`twohop_lib.models.agreement`). Peaks are above what the loaded model holds.
 
-    ``*_token_layers`` are positions that were sent through a block, recordings and the engine's own
-    trial among them; ``least_token_layers`` are those that no exact method can do without
-    (:func:`least`). ``ratio_limit`` is the loop's number over that least: what could be gained if a
-    token cost the same everywhere.
+    ``*_token_layers`` are positions that were sent through a whole block, by the nnsight loop, and
+    by the engine with its recordings and its own trial; ``least_token_layers`` are those that no
+    exact method can do without (:func:`least`). ``ratio_limit`` is the loop's number over that
+    least: what could be gained if a token cost the same everywhere.
     """
 
     work: str
@@ -184,11 +184,10 @@ def measure(
         some = planned[::step][:reference_runs]
     index = {id(edit): i for i, edit in enumerate(planned)}
     compared = fast[[index[id(edit)] for edit in some]]
-    with _TokenLayers(probe) as by_loop:
-        slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
+    slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
     record = some[0].target
     place = (record.n, record.span)
-    with _Peak() as peak_nnsight:
+    with _Peak() as peak_nnsight, _TokenLayers(probe) as by_loop:
         traced, nnsight_s = _timed(lambda: _by_nnsight(engine, some))
     held = [
         engine.agreement(got, wanted, farthest(wanted, loop))
@@ -366,8 +365,9 @@ class _TokenLayers:
         return self
 
     def _count(self, block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if "forward" in vars(block):
-            return  # It passes the stream on, unchanged.
+        keys_alone = getattr(kwargs.get("past_key_values"), "stop", False)
+        if keys_alone or "forward" in vars(block):
+            return  # It stops at its keys and values, or passes the stream on unchanged.
         stream = args[0] if args else kwargs["hidden_states"]
         self.number += stream.shape[0] * stream.shape[1]
 

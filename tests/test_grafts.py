@@ -670,7 +670,7 @@ def test_growing_by_name_takes_what_is_there(cache, llm, benchmark, monkeypatch,
     with pytest.raises(TwohopError, match="no graft is called"):
         grow("nmes")
     cards.print_cards([])
-    assert "none ships yet" in capsys.readouterr().out
+    assert "No graft on this machine has a card" in capsys.readouterr().out
 
 
 def test_any_setting_changes_the_mark():
@@ -781,4 +781,4 @@ def test_the_outcome_is_counted_on_facts_that_the_picture_could_give():
 
 def test_a_list_of_no_grafts_says_so(capsys):
     cards.print_cards([])
-    assert "none ships yet" in capsys.readouterr().out
+    assert "No graft on this machine has a card" in capsys.readouterr().out

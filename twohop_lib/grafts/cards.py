@@ -103,7 +103,7 @@ def _share(measured: Measured | None) -> str:
 def print_cards(listed: list[Card]) -> None:
     """Print the cards as a table; on a terminal and in a pipe alike."""
     if not listed:
-        print("No graft on this machine has a card; none ships yet. Grow one: twohop graft train")
+        print("No graft on this machine has a card. Grow and measure one: twohop graft study")
         return
     table = Table(title="Grafts (pictures never trained on, format chat)")
     columns = ("name", "seed", "made", "grown on", "names", "facts by picture", "own name instead")
