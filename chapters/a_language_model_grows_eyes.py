@@ -416,7 +416,7 @@ order, right = graft_inside.shown(patches), graft_inside.patched(patches)
 early = graft_inside.early_patch(patches)
 show(
     dots.by_method(
-        right.rename(columns={"patch": "method"}),
+        right.drop(columns="method").rename(columns={"patch": "method"}),
         order,
         graft_words.patch_title(right, early),
     ),
