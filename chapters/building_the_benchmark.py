@@ -28,6 +28,8 @@
 # - For models that know the real world there are {glue:text}`n_flags` countries and their drawn
 #   flags, with {glue:text}`n_flag_facts` facts and nothing to download; PopVQA, read as published;
 #   and a table of one's own.
+# - The language model of a *graft of Gemma 3 270M*, which is published, gives
+#   {glue:text}`grafts_known` (the answers were {glue:text}`grafts_words`).
 # - Of right answers about those countries, the rule published with PopVQA refuses
 #   {glue:text}`popvqa_refuses` %. An answer that names the right thing only to deny it passes in
 #   {glue:text}`popvqa_denied` % (PopVQA's rule) and {glue:text}`inclusion_denied` % (inclusion) of
@@ -57,6 +59,7 @@
 
 # %% tags=["parameters"]
 benchmark = "heraldry"  # which source
+grafts = ["caption"]  # whose published language model is asked
 seed = 0  # which world; the same seed gives the same files
 popvqa_copy = ""  # a copy of PopVQA, or "hub"; "" shows six questions
 
@@ -74,12 +77,19 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 from twohop_lib.benchmark import checks, flags, heraldry, popvqa, sources
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, show, show_picture
 from twohop_lib.chapter.study import open_questions, study_records
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import bars, dots
 from twohop_lib.readouts import rules
-from twohop_lib.readouts.captions import n_of, percent
+from twohop_lib.readouts.captions import (
+    counted,
+    n_of,
+    percent,
+    percent_range,
+)
+from twohop_lib.readouts.shares import share_table
 from twohop_lib.scoring.leaks import leaks
 from twohop_lib.scoring.matching import labelled_cases
 from twohop_lib.stats import proportions
@@ -381,6 +391,60 @@ show(
 
 # %% tags=["remove-cell"]
 glue("rule_moves", percent(rules.largest_move(measured)[0], 1))
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# A benchmark is of use for a model that knows its facts. Gemma 3 270M, the language model of this
+# book's *grafts*, is small and knows a part of those about countries: *What is the capital of
+# Japan?* asked by name, with four solved examples of other countries ({numref}`fig-grafts-known`).
+# What it gives by name is what the grafts are asked by picture in the chapters that follow.
+
+# %% tags=["grafts"]
+published = open_grafts("building_the_benchmark", grafts, entities=24)
+if published:
+    grafts_said = published.frame("known", lambda _: published.by_name)
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    known_facts = share_table(
+        grafts_said, "correct", ["relation", "model"]
+    )
+    known_facts = known_facts.sort_values(
+        "value", ascending=False, kind="stable"
+    )
+    known_facts["method"] = known_facts["relation"].str.replace("_", " ")
+    show(
+        dots.by_method(
+            known_facts,
+            list(known_facts["method"]),
+            published.title(
+                "by name, their language model gives "
+                f"{percent_range(known_facts['value'])} of a relation's facts"
+            ),
+        ),
+        "fig-grafts-known",
+        published.caption(
+            "Share of facts that the language model gives by name, by relation. "
+            f"{n_of(known_facts, 'countries a relation')}. "
+            "Bars: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+if published:
+    most, least = known_facts.iloc[0], known_facts.iloc[-1]
+    glue(
+        "grafts_known",
+        f"{grafts_said['correct'].sum()} of {len(grafts_said)} facts about "
+        f"{grafts_said['entity_id'].nunique()} countries by name, "
+        f"{counted(most['value'], most['n_items'])} of one relation's "
+        f"({most['method']}) and {counted(least['value'], least['n_items'])} "
+        f"of another's ({least['method']})",
+    )
+else:
+    glue("grafts_known", "nothing on this page")
 
 # %% [markdown]
 # ## Controls

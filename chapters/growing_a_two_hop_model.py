@@ -335,7 +335,8 @@ for name in ["backbone", *organisms, "cross"]:
 # a finished language model by an adapter, resolve entities late and lose most, while models
 # trained on pictures from the start lose little. The organisms vary that one property by hand.
 # They are tiny, their world is closed, and late fails almost completely, which no model in those
-# papers is reported to do.
+# papers is reported to do. What they leave out, facts that a published language model learnt from
+# the web, is the subject of *A language model grows eyes*.
 
 # %% [markdown]
 # ## Try it yourself

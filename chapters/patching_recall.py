@@ -22,7 +22,8 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world, on
-# facts that the backbone knows and the VLM misses.
+# facts that the backbone knows and the VLM misses. Those on *grafts of Gemma 3 270M*, on facts that
+# the backbone knows, were {glue:text}`grafts_words`.
 #
 # - Patched at the positions that attribution picks, {glue:text}`heuristic_late` % (late),
 #   {glue:text}`heuristic_middle` % (middle) and {glue:text}`heuristic_cross` % (cross) of the
@@ -35,6 +36,8 @@
 #   {glue:text}`late_middle` and {glue:text}`late_cross` %.
 # - Back-patching, with the pair of layers fixed beforehand, returns {glue:text}`back_late`,
 #   {glue:text}`back_middle` and {glue:text}`back_cross` %.
+# - A *graft of Gemma 3 270M* is a published language model with eyes grown onto it.
+#   {glue:text}`grafts_patch`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -71,6 +74,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "cross"]  # miniature VLMs to ask
+grafts = ["caption", "names"]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -86,14 +90,16 @@ except ImportError:
     pass
 
 # %%
+import pandas as pd
 from nnsight import NNsight
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots
 from twohop_lib.interventions import hooks
 from twohop_lib.interventions.back_patch import back_patch
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.mlp_patch import mlp_patch
+from twohop_lib.interventions.mlp_patch import Patch, mlp_patch
 from twohop_lib.interventions.pairs import pairs_for
 from twohop_lib.interventions.recorder import (
     Recorder,
@@ -102,7 +108,13 @@ from twohop_lib.interventions.recorder import (
 )
 from twohop_lib.interventions.reference import traced_module
 from twohop_lib.models.blocks import early_blocks
-from twohop_lib.readouts import captions, patch_words, selection
+from twohop_lib.readouts import (
+    captions,
+    patch_words,
+    repairs,
+    selection,
+)
+from twohop_lib.readouts.shares import share_table
 from twohop_lib.readouts.tables import joined
 
 # %%
@@ -305,6 +317,87 @@ patch_words.readable_differences(differences).style.hide(axis="index")
 
 # %% tags=["remove-cell"]
 glue("random_sentence", patch_words.random_sentence(differences))
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The same patch on *grafts*: a published language model, Gemma 3 270M, frozen, with a small vision
+# tower and projector grown onto it. `caption` was trained on captions that name the country,
+# `names` by matching the name's embeddings. The patch covers all of the picture. Its controls are
+# other windows of blocks, the first window's outputs written further up, and the *wrong entity's*
+# ({numref}`fig-grafts-recovery`). This is a sample; *A language model grows eyes* has the study's
+# records of all recipes and seeds.
+
+
+# %% tags=["grafts"]
+def windows(n_blocks, early):
+    first, late = range(early), range(n_blocks - early, n_blocks)
+    after, up = range(early, 2 * early), n_blocks // 2
+    above = range(early, early + 1)
+    return [
+        Patch("first blocks", first, span="all"),
+        Patch("next blocks", after, span="all"),
+        Patch("late blocks", late, span="all"),
+        Patch("written later", first, up, span="all"),
+        Patch("wrong entity", first, span="all", whose="wrong entity"),
+        Patch("residual stream", above, span="all", site="resid"),
+    ]
+
+
+def in_windows(study):
+    return study.sweep(
+        lambda name, engine, labels: mlp_patch(
+            engine,
+            study.backbone(name),
+            study.questions,
+            study.pairs_of(name, "fact"),
+            patches=windows,
+            **labels,
+        )
+    ).drop(columns="span")
+
+
+published = open_grafts("patching_recall", grafts, study.given, 16)
+if published:
+    grafted = published.frame("windows", in_windows)
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    in_each = share_table(grafted, "correct", ["model", "method"])
+    direct = grafted[grafted["method"] == "unpatched"]
+    named = repairs.own_name_instead(
+        pd.concat(
+            [
+                published.study.ask("identify", "llm_by_name"),
+                direct.assign(intervention=None),
+            ]
+        )
+    )
+    show(
+        dots.by_method(
+            in_each,
+            patch_words.WINDOWS,
+            published.title(patch_words.first_against_late(in_each)),
+        ),
+        "fig-grafts-recovery",
+        published.caption(
+            "Facts that the language model gives by name, about countries that the graft names "
+            "from their flags, right after a patch over all of the picture. "
+            f"{captions.n_of(in_each, 'facts')}, one a country. Unpatched, it says the "
+            "country's own name instead in "
+            f"{repairs.own_name_words(named)} of cases. "
+            "Bars: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+glue(
+    "grafts_patch",
+    patch_words.windows_sentence(in_each, grafted)
+    if published
+    else "It was not measured here.",
+)
 
 # %% [markdown]
 # ## Controls

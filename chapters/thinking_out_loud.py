@@ -22,7 +22,8 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world, on
-# facts known by name and missed by picture.
+# facts known by name and missed by picture. Those on *grafts of Gemma 3 270M*, on facts known by
+# name, were {glue:text}`grafts_words`.
 #
 # - Naming first brings back {glue:text}`first_late` % (late), {glue:text}`first_middle` % (middle)
 #   and {glue:text}`first_cross` % (cross) of them; a given name {glue:text}`given_late`,
@@ -31,6 +32,8 @@
 #   {glue:text}`neutral_middle` and {glue:text}`neutral_cross` %: it is the name, and not the time,
 #   that helps.
 # - {glue:text}`override_sentence`
+# - A *graft of Gemma 3 270M* is a published language model with eyes grown onto it.
+#   {glue:text}`grafts_back`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -58,6 +61,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "cross"]  # which miniature VLMs to ask
+grafts = ["caption", "names"]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -74,6 +78,7 @@ except ImportError:
 
 # %%
 import pandas as pd
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots
@@ -263,6 +268,57 @@ repairs.harm(both)
 # The columns give the *harm*: facts answered rightly without repair and wrongly with it. Beside the
 # figure, {cite:t}`venhoff2025toolate` report about 35 % (heuristic), 16 % (random positions) and
 # 13 % (back-patching) for three published models.
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The same ways of asking, put to *grafts*: a published language model, Gemma 3 270M, frozen, with a
+# small vision tower and projector grown onto it. `caption` was trained on captions that name the
+# country, `names` by matching the name's embeddings; no fact was in either's training. They are
+# shown flags and asked what the language model gives by name ({numref}`fig-grafts-cot`). An answer
+# that is the country's own name is no recall that was missed, and is counted apart. This is a
+# sample; *A language model grows eyes* has the study's records of all recipes and seeds.
+
+# %% tags=["grafts"]
+published = open_grafts("thinking_out_loud", grafts, study.given, 12)
+if published:
+    grafted = published.frame(
+        "answers",
+        lambda study: study.ask("identify", "llm_by_name", *repairs.WAYS),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    ways = repairs.of_known(grafted)
+    spoken = share_table(ways, "correct", ["model", "method"])
+    named = repairs.own_name_instead(grafted)
+    first = spoken[spoken["method"] == "name first"]
+    show(
+        dots.by_method(
+            spoken,
+            list(repairs.WAYS.values()),
+            published.title(
+                "naming first, "
+                f"{tables.range_words(first)} of known facts are right"
+            ),
+        ),
+        "fig-grafts-cot",
+        published.caption(
+            "Facts that the language model gives by name, about countries that the graft names from "
+            f"their flags, right in each way of asking. {n_of(spoken, 'facts')}. Asked directly, "
+            f"it says the country's own name instead in {repairs.own_name_words(named)} of cases. "
+            "Bars: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+glue(
+    "grafts_back",
+    repairs.ways_sentence(spoken, named, "country")
+    if published
+    else "It was not measured here.",
+)
 
 # %% [markdown]
 # ## Controls

@@ -22,6 +22,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - A linear probe finds the house from the first layers on in every organism with image tokens
 #   ({glue:text}`probe_late` % late, {glue:text}`probe_middle` % middle, {glue:text}`probe_early` %
@@ -32,6 +33,8 @@
 # - In cross, it comes at layer {glue:text}`arrives_cross`, where its recipe delivers the house:
 #   {glue:text}`before_cross` % before, {glue:text}`like_cross` % at most.
 # - {glue:text}`lens_sentence`
+# - A *graft of Gemma 3 270M* is a published language model with eyes grown onto it.
+#   {glue:text}`grafts_like`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -62,6 +65,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+grafts = ["caption", "names"]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -79,15 +83,20 @@ except ImportError:
 # %%
 import torch
 from nnsight import NNsight
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
+from twohop_lib.figures.heat import positions_by_layer
 from twohop_lib.figures.lines import lines_by_layer
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.recorder import receiving
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.models.blocks import early_blocks
 from twohop_lib.readouts import lens, name_likeness, probes, stream_words
-from twohop_lib.readouts.states import name_states
+from twohop_lib.readouts.states import (
+    name_states,
+    states_of_all_positions,
+)
 from twohop_lib.readouts.switch import curve
 from twohop_lib.runs.conditions import prompt_of
 
@@ -266,6 +275,79 @@ stream_words.lens_ends(read).style.format(
 models = [*study.models, "cross-early", "cross-late"]
 recorded = study.everywhere("recall", models, experiment="name-likeness")
 stream_words.worlds_table(likeness, recorded)
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# Name-likeness in *grafts*: a published language model, Gemma 3 270M, frozen, with a small vision
+# tower and projector grown onto it. `caption` was trained on captions that name the country,
+# `names` by matching the name's embeddings. There are too few countries to fit a map on, so none is
+# fitted: a picture counts as found if, of all names, its own is the nearest at the same layer, by
+# the cosine of states less their mean. {numref}`fig-grafts-likeness` is of the mean over the
+# picture's positions, {numref}`fig-grafts-positions` of each. *A language model grows eyes* has the
+# study's records of all recipes and seeds.
+
+
+# %% tags=["grafts"]
+def likeness_everywhere(study):
+    once = one_per_entity(study.questions.questions)
+    ids = [question.entity_id for question in once]
+    named = name_states(study.backbone(), once)
+    return study.sweep(
+        lambda name, engine, labels: name_likeness.nearest_by_position(
+            states_of_all_positions(engine, study.questions, once),
+            named,
+            ids,
+        )
+    )
+
+
+published = open_grafts(
+    "when_the_picture_becomes_a_name", grafts, study.given, 24
+)
+if published:
+    grafted = published.frame("likeness", likeness_everywhere)
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    mean = grafted[grafted["position"] == "mean"]
+    n_names = mean["entity_id"].nunique()
+    words = (
+        f"n = {n_names} countries for each graft; chance is "
+        f"{100 / n_names:.0f} %."
+    )
+    show(
+        lines_by_layer(
+            curve(mean, "found", x="layer"),
+            published.title(stream_words.nearest_title(mean)),
+            y_title="Own name nearest (%)",
+        ),
+        "fig-grafts-likeness",
+        published.caption(
+            "Countries whose picture's state, mean over its positions, is nearest to the language "
+            "model's state of their own name at the same layer, nothing fitted. "
+            f"{words} Bands: 95 % intervals from resampling countries."
+        ),
+    )
+    show(
+        positions_by_layer(
+            grafted[grafted["position"] != "mean"],
+            published.title(stream_words.best_position(grafted)),
+        ),
+        "fig-grafts-positions",
+        published.caption(
+            f"The same at each position of the picture. {words}"
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+glue(
+    "grafts_like",
+    stream_words.nearest_sentence(mean)
+    if published
+    else "It was not measured here.",
+)
 
 # %% [markdown]
 # ## Controls

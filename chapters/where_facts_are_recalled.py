@@ -22,6 +22,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on the language model of *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - In the backbone, {glue:text}`early_mlp` % of what attribution finds at the name's tokens lies in
 #   the MLPs of the lower half of the blocks. Of the attention's at the last token,
@@ -37,6 +38,8 @@
 #   into its fact in {glue:text}`at_start` % of cases, at layer 4 in {glue:text}`at_4` %, at layer 6 in
 #   {glue:text}`at_6` %. Half of it is gone at layer {glue:text}`deadline`.
 # - {glue:text}`prediction_sentence`
+# - **Two deadlines.** In the language model of a *graft of Gemma 3 270M*,
+#   {glue:text}`grafts_deadlines`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -69,6 +72,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+grafts = ["caption"]  # whose published language model is looked into
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -85,12 +89,14 @@ except ImportError:
 
 # %%
 from nnsight import NNsight
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots, heat, lines
 from twohop_lib.interventions import attribution
 from twohop_lib.interventions.deadlines import (
     placeholder_run,
+    reading_deadline,
     recall_deadline,
 )
 from twohop_lib.interventions.edits import Write
@@ -98,6 +104,7 @@ from twohop_lib.interventions.pairs import one_per_entity, pairs_for
 from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.models.blocks import early_blocks
+from twohop_lib.models.prompts import count_tokens
 from twohop_lib.readouts import arrival, deadline_words, switch
 from twohop_lib.readouts import attribution_shares as places
 from twohop_lib.readouts.name_likeness import names_found
@@ -309,6 +316,95 @@ show(
     "fig-prediction",
     "Facts answered by picture, predicted from the layer of arrival and the backbone's deadline, "
     f"against those measured on recognised entities. n = {fit.n} models{study.worlds(arrivals)}.",
+)
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The organisms' backbones learnt their facts here. Gemma 3 270M, the language model of the
+# *grafts*, learnt its own from the web, and two deadlines can be told apart in it
+# ({numref}`fig-grafts-deadlines`): until when a state after two blocks can still be *enriched* into
+# its fact, and until when the layer's own state, which has missed nothing, is still *read*.
+# {numref}`fig-grafts-attribution` gives its attribution. Every layer and more facts are in *A
+# language model grows eyes*.
+
+
+# %% tags=["grafts"]
+def deadlines(study):
+    lm, kept = study.backbone(), study.kept("backbone")
+    asked = [
+        pair
+        for pair in study.pairs_of("backbone", "fact")
+        if count_tokens(f" {pair.target.entity}", lm.owner.tokenizer) == 1
+    ][:12]
+    return joined(
+        recall_deadline(
+            lm,
+            study.questions,
+            asked,
+            routes=[(2, layer) for layer in (2, 3, 4, 6, 8)],
+            **kept,
+        ),
+        reading_deadline(
+            lm, study.questions, asked, (8, 11, 12, 13, 14), **kept
+        ),
+    )
+
+
+def attributions(study):
+    lm = study.backbone()
+    alike = study.pairs_of("backbone", "fact", alike_names=True)[:10]
+    found = attribution.contrasts(lm, study.questions, alike, "name")
+    return attribution.attribute(lm, found)
+
+
+published = open_grafts(
+    "where_facts_are_recalled", grafts, study.given, 24
+)
+if published:
+    grafts_written = published.frame("deadlines", deadlines)
+    grafts_scored = published.frame("attribution", attributions)
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    two = deadline_words.two_deadlines(grafts_written)
+    show(
+        lines.lines_by_layer(
+            switch.curve(two, "correct", x="layer", by=("arrives",)),
+            published.title(deadline_words.two_deadlines_title(two)),
+            y_title="Facts recalled (%)",
+            x_title="Layer at which the state arrives",
+            group="arrives",
+        ),
+        "fig-grafts-deadlines",
+        published.caption(
+            "Facts that come when a state of the named run is written over a placeholder at a "
+            f"layer. n = {two['entity_id'].nunique()} countries whose names are one token, "
+            "one fact each. "
+            "Bands: 95 % intervals from resampling countries."
+        ),
+    )
+    grafts_places = places.profile(grafts_scored)
+    show(
+        heat.component_map(
+            grafts_places,
+            published.title(deadline_words.largest_share(grafts_places)),
+        ),
+        "fig-grafts-attribution",
+        published.caption(
+            "Attribution in the language model, by block, component and position: share of all "
+            "positive scores, mean over "
+            f"n = {grafts_scored['contrast'].nunique()} pairs of prompts."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+glue(
+    "grafts_deadlines",
+    deadline_words.two_deadlines_sentence(two)
+    if published
+    else "nothing was measured here.",
 )
 
 # %% [markdown]

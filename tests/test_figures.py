@@ -139,6 +139,14 @@ PARTS = pd.DataFrame(
 TURNS = tidy("switch", "experiment", theme.LOOKS["experiment"]).assign(
     switch=lambda f: 8 * f.switch, low=lambda f: 8 * f.low, high=lambda f: 8 * f.high
 )
+PLACES = pd.DataFrame(
+    [
+        {"model": model, "position": place, "layer": layer, "found": layer > 4}
+        for model in ("caption", "names")
+        for place in ("1", "2")
+        for layer in range(8)
+    ]
+)
 POINTS = tidy("predicted", "seed", [0, 1]).assign(measured=lambda f: f.predicted**2)
 FIGURES |= {
     "layers": lambda: lines.lines_by_layer(by_layer("model", MODELS), "Late", y_title="Named (%)"),
@@ -150,6 +158,7 @@ FIGURES |= {
     "depths": lambda: dots.depths(TURNS, "Names are settled by block 5"),
     "methods": lambda: dots.by_method(tidy("value", "method", METHODS), METHODS, "Methods"),
     "components": lambda: heat.component_map(PARTS, "The largest share is an MLP's"),
+    "positions": lambda: heat.positions_by_layer(PLACES, "Names are nearest from layer 5 on"),
     "predicted": lambda: dots.predicted_measured(POINTS, "It predicts within 10 points"),
 }
 each_figure = pytest.mark.parametrize("name", FIGURES)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from twohop_lib.readouts import patch_words
+from twohop_lib.readouts.shares import share_table
 
 
 def patches(**right):
@@ -101,3 +102,23 @@ def test_harm_is_told_or_why_there_is_none():
     assert "none could be lost" in patch_words.harm(MISSED)
     kept = MISSED.assign(missed=False)
     assert patch_words.harm(kept).loc["heuristic", "a"] == "1 of 4"
+
+
+def test_windows_of_blocks_are_told_with_the_wrong_entitys_own_facts():
+    made = patches(
+        unpatched=[R] + [N] * 9,
+        first_blocks=[R] * 9 + [N],
+        next_blocks=[R] * 2 + [N] * 8,
+        late_blocks=[N] * 10,
+        written_later=[R] + [N] * 9,
+        wrong_entity=[D] * 8 + [N] * 2,
+    )
+    table = share_table(made, "correct", ["model", "method"])
+    assert patch_words.first_against_late(table) == (
+        "10 % are right, 90 % with the first blocks' MLP outputs, 0 % with late ones"
+    )
+    assert patch_words.windows_sentence(table, made) == (
+        "Of known facts 10 % are right in a, and 90 % with the first blocks' MLP outputs written "
+        "at the picture (next blocks 20 %, late ones 0 %, the first ones' written later 10 %; the "
+        "wrong entity's give its fact in 80 %; n = 10)."
+    )

@@ -39,7 +39,12 @@ from twohop_lib.models.prompts import build as build_prompt
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, path
 from twohop_lib.readouts import probes, states
 from twohop_lib.readouts.lens import logit_lens
-from twohop_lib.readouts.name_likeness import name_likeness, names_found, nearest_names
+from twohop_lib.readouts.name_likeness import (
+    name_likeness,
+    names_found,
+    nearest_by_position,
+    nearest_names,
+)
 from twohop_lib.readouts.selection import halves
 from twohop_lib.study.organisms import RECALL_COLUMNS
 
@@ -315,6 +320,10 @@ def test_the_nearest_name_is_found_without_a_map_where_states_are_the_names_own(
     found = nearest_names(images, names).mean(0)
     assert found.shape == (3, 2) and found[1, 1] > 0.95
     assert found[[0, 0, 1, 2], [0, 1, 0, 0]].max() < 0.2
+    table = nearest_by_position(images, names, [str(i) for i in range(30)])
+    share = table.groupby(["position", "layer"])["found"].mean()
+    assert set(table["position"]) == {"1", "2", "3", "mean"} and len(table) == 30 * 4 * 2
+    assert share["2", 1] == found[1, 1] and share["mean", 1] > 0.5 > share["mean", 0]
 
 
 def test_the_entity_probe_generalises_over_views_and_not_over_shuffled_labels():

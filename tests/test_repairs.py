@@ -15,6 +15,7 @@ from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.loading import load_vlm
 from twohop_lib.organisms import STUDY, path
 from twohop_lib.readouts import repairs
+from twohop_lib.readouts.shares import share_table
 
 
 def answer(question, condition, correct, model="m"):
@@ -52,6 +53,33 @@ def test_only_facts_that_are_known_and_missed_can_come_back():
     assert set(rows["question_id"]) == {"a1", "a2"}
     back = rows.groupby("method")["correct"].mean()
     assert back.to_dict() == {"name first": 0.5, "neutral sentence": 0.0}
+
+
+def test_the_own_name_is_told_apart_from_other_answers_to_known_facts():
+    seen = [answer(entity, "identify", entity == "a") for entity in ("a", "b")]
+    answers = pd.concat([ANSWERS, pd.DataFrame(seen)], ignore_index=True)
+    answers = answers.assign(entity="Alba", answer="x", relation="r", wording="", intervention=None)
+    named = answers["condition"] == "identify"
+    answers.loc[named, "question_id"] = ""
+    answers["accepted"] = [["Alba"] if one else ["y"] for one in named]
+    own = (answers["question_id"] == "a1") & (answers["condition"] == "by_picture")
+    answers.loc[own, "answer"] = "Alba."
+    ways = repairs.of_known(answers)
+    assert set(ways["question_id"]) == {"a1", "a2"}  # b is not named from its picture
+    assert set(ways["method"]) == {"directly", "name first", "neutral sentence"}
+    instead = repairs.own_name_instead(answers)
+    assert instead[["model", "value", "n_items"]].values.tolist() == [["m", 0.5, 2]]
+    assert repairs.own_name_words(instead) == "1 of 2 (m)"
+    table = share_table(ways, "correct", ["model", "method"])
+    assert repairs.ways_sentence(table, instead, "house") == (
+        "Asked directly, m answers 0 of 2 of what its language model knows (and says the house's "
+        "own name instead in 1 of 2); name first 1 of 2, name given –, neutral sentence 0 of 2 "
+        "(n = 2)."
+    )
+    assert repairs.ways_sentence(table[:0], instead, "house").startswith("It names nothing")
+    # Facts that were not asked by picture say nothing.
+    unasked = (answers["condition"] == "by_picture") & (answers["question_id"] == "a2")
+    assert repairs.own_name_instead(answers[~unasked])["n_items"].tolist() == [1]
 
 
 def test_repairs_stand_side_by_side_and_harm_is_what_was_right_before():

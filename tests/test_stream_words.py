@@ -121,3 +121,23 @@ def test_readings_come_with_their_controls(asked):
     share = probe[probe["layer"] == 4].groupby("shuffled")["found"].mean()
     assert share[False] == 1.0 and share[True] < 1.0
     assert len(probe) == 2 * 4 * 2 * 9  # real and shuffled, houses, test views, layers
+
+
+def test_without_a_map_the_nearest_name_is_told_as_pictures_enter_and_at_its_best():
+    assert stream_words.nearest_title(LIKE) == (
+        "the own name is nearest to at most 70 % (a) and 20 % (b) of pictures"
+    )
+    assert stream_words.nearest_sentence(LIKE) == (
+        "With no map fitted, 10 % of a's pictures are nearest to their own name as they enter, "
+        "70 % at layer 2, and half of them from layer 2 on; 0 % of b's pictures are nearest to "
+        "their own name as they enter, 20 % at layer 2, and half of them from no layer on "
+        "(n = 10, chance 10 %)."
+    )
+    places = pd.concat(
+        [
+            found("a", 0.1, 0.3).assign(position="1"),
+            found("a", 0.1, 0.4).assign(position="2"),
+            found("a", 0.1, 0.9).assign(position="mean"),
+        ]
+    )
+    assert stream_words.best_position(places).endswith("at position 2 of a's picture, layer 1")

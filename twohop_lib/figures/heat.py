@@ -66,3 +66,29 @@ def component_map(frame: pd.DataFrame, title: str) -> AnyChart:
     )
     words = f"Attribution by block and place. {said}."
     return theme.finish(chart, title, words, theme.per_row(26))
+
+
+def positions_by_layer(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw a share at each position of the picture and layer: a row for each model and position.
+
+    Columns ``model, position, layer, found``, one row an item.
+    """
+    keys = ["model", "position", "layer"]
+    shares = frame.groupby(keys, sort=False)["found"].mean().rename("share").reset_index()
+    rows = theme.tidy(shares, keys, ["share"])
+    rows["row"] = rows["model"] + ", " + rows["position"].astype(str)
+    colour = alt.Color(
+        "share:Q",
+        title="Own name nearest",
+        scale=alt.Scale(scheme="blues", domain=[0, 1]),
+        legend=alt.Legend(orient="bottom", format=".0%"),
+    )
+    y = alt.Y("row:N", sort=list(dict.fromkeys(rows["row"])), title=None)
+    tips = ["row:N", "layer:O", *theme.tips("share", fmt=".0%")]
+    chart = draw(rows, "layer", "Layer", y, colour, tips)
+    best = rows.loc[rows.groupby("row", sort=False)["share"].idxmax()]
+    said = "; ".join(
+        f"{r.row}: {100 * r.share:.0f} % at layer {r.layer}" for r in best.itertuples()
+    )
+    words = f"Share by position of the picture and layer. Highest of each row: {said}."
+    return theme.finish(chart, title, words, theme.per_row(16))

@@ -28,6 +28,8 @@ SHARES = {
     "late_attn": "attention of the upper half, of the attention's at the last token",
     "late_mlp": "MLPs of the upper half at the last token, of all",
 }
+#: What figures call the states that arrive: of one block, and of the layer itself.
+ENRICHED, READ = "state after {} blocks", "the layer's own state"
 
 
 def largest_share(own: pd.DataFrame) -> str:
@@ -52,14 +54,14 @@ def readable_overlap(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-# --- the recall deadline ----------------------------------------------------------------------
+# --- deadlines ----------------------------------------------------------------------------
 
 
 def arriving(written: pd.DataFrame) -> pd.DataFrame:
     """The records in which the entity's own state is written; ``arrives`` says which state."""
     entity = written[written["arm"] == "entity"]
     depth = entity["state"].astype(int).astype(str)
-    return entity.assign(arrives="state after " + depth + " blocks")
+    return entity.assign(arrives=depth.map(ENRICHED.format))
 
 
 def rarely_recalled(written: pd.DataFrame, state: int) -> str:
@@ -77,6 +79,45 @@ def half_gone(written: pd.DataFrame, state: int) -> Interval:
     own = own[own["state"] == state]
     lost = own.assign(lost=1 - own["correct"].astype(float))
     return switch.switch_layer(lost, "lost", x="layer")
+
+
+def two_deadlines(written: pd.DataFrame) -> pd.DataFrame:
+    """Records of both deadlines in which the entity's own state is written, with ``arrives``.
+
+    ``written`` are those of :func:`~twohop_lib.interventions.deadlines.recall_deadline`, of one
+    state, and :func:`~twohop_lib.interventions.deadlines.reading_deadline`.
+    """
+    entity = written[written["arm"] == "entity"]
+    enriched = entity["experiment"] == "deadline"
+    state = int(entity.loc[enriched, "state"].iloc[0])
+    return entity.assign(arrives=enriched.map({True: ENRICHED.format(state), False: READ}))
+
+
+def _last_and_first(two: pd.DataFrame) -> dict[str, tuple[pd.Series, int, int | None]]:
+    """Of each deadline: shares by layer, the last layer above half of the first, and the next."""
+    found = {}
+    for arrives, own in two.groupby("arrives", sort=False):
+        share = own.groupby("layer")["correct"].mean()
+        gone = first_below(share, share.iloc[0] / 2)
+        last = share.index[-1] if gone is None else share.index[share.index < gone][-1]
+        found[str(arrives)] = (share, int(last), gone)
+    return found
+
+
+def two_deadlines_title(two: pd.DataFrame) -> str:
+    """A title: the last layers at which a state is still enriched, and still read."""
+    (_, enriched, _), (_, read, _) = _last_and_first(two).values()
+    return f"a state is enriched up to layer {enriched}, and read up to layer {read}"
+
+
+def two_deadlines_sentence(two: pd.DataFrame) -> str:
+    """The end of a sentence: what comes at the last layer before each deadline, and behind it."""
+    n, told = two["entity_id"].nunique(), []
+    for arrives, (share, last, gone) in _last_and_first(two).items():
+        behind = "" if gone is None else f" and in {percent(share[gone])} % at layer {gone}"
+        which = "the layer's own state" if arrives == READ else f"the {arrives}"
+        told.append(f"{which} gives the fact in {percent(share[last])} % at layer {last}{behind}")
+    return f"{', '.join(told)} (n = {n})."
 
 
 def deadline_values(

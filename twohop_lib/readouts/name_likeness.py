@@ -68,6 +68,25 @@ def nearest_names(images: FloatArray, names: FloatArray) -> NDArray[np.bool_]:
     return near == np.arange(len(images))[:, None, None]
 
 
+def nearest_by_position(
+    images: FloatArray, names: FloatArray, entities: Sequence[str]
+) -> pd.DataFrame:
+    """:func:`nearest_names` of each position and of the mean over them, as a tidy frame.
+
+    Returns ``entity_id, position`` ("1", "2", … or "mean"), ``layer, found``.
+    """
+    every = np.concatenate([images, images.mean(1, keepdims=True)], axis=1)
+    found = nearest_names(every, names)
+    positions = [*(str(p + 1) for p in range(images.shape[1])), "mean"]
+    return pd.concat(
+        [
+            tidy(found[:, at], entities).assign(position=position)
+            for at, position in enumerate(positions)
+        ],
+        ignore_index=True,
+    )
+
+
 def _unit(states: FloatArray) -> FloatArray:
     return states / np.maximum(np.linalg.norm(states, axis=-1, keepdims=True), 1e-9)
 

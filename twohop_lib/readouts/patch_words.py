@@ -37,6 +37,16 @@ ORDER = (
     "noise",
     "wrong entity",
 )
+#: Patches over all of the picture, by which blocks' outputs are written where.
+WINDOWS = (
+    "unpatched",
+    "first blocks",
+    "next blocks",
+    "late blocks",
+    "written later",
+    "wrong entity",
+    "residual stream",
+)
 #: Those of which it is told whose fact they give, and those that the study recorded.
 FOLLOWED = ("unpatched", "heuristic", "wrong entity", "late blocks", "noise")
 RECORDED = ("heuristic", "random", "late blocks", "noise", "wrong entity")
@@ -133,6 +143,36 @@ def about_one(table: pd.DataFrame, model: str) -> str:
         f"Of the facts that the backbone knows and {model} misses, {heuristic} % come back with "
         f"the heuristic span, {random} % with a random one, and {back} % with back-patching."
     )
+
+
+def first_against_late(table: pd.DataFrame) -> str:
+    """A title: shares right without a patch, and with the first and the late blocks' outputs."""
+    at = table.set_index("method")["value"]
+    none, first, late = (
+        percent_range(at.loc[[m]]) for m in ("unpatched", "first blocks", "late blocks")
+    )
+    return f"{none} are right, {first} with the first blocks' MLP outputs, {late} with late ones"
+
+
+def windows_sentence(table: pd.DataFrame, patched: pd.DataFrame) -> str:
+    """Sentences, one a model: what is right after each of :data:`WINDOWS`, and whose fact comes.
+
+    ``table`` has columns ``model, method, value, n_items``; ``patched`` are the records.
+    """
+    wrong = patched[patched["method"] == "wrong entity"]
+    donor = wrong["follows"].eq("donor").groupby(wrong["model"]).mean()
+    told = []
+    for model, own in table.groupby("model", sort=False):
+        n = int(own["n_items"].min())
+        at = {r.method: counted(r.value, r.n_items) for r in own.itertuples()}
+        told.append(
+            f"Of known facts {at['unpatched']} are right in {model}, and {at['first blocks']} with "
+            "the first blocks' MLP outputs written at the picture (next blocks "
+            f"{at['next blocks']}, late ones {at['late blocks']}, the first ones' written later "
+            f"{at['written later']}; "
+            f"the wrong entity's give its fact in {counted(donor[model], n)}; n = {n})."
+        )
+    return " ".join(told)
 
 
 def by_world(missed: pd.DataFrame) -> pd.DataFrame:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import pandas as pd
 
-from twohop_lib.readouts.captions import listed, percent, spread_words
-from twohop_lib.readouts.selection import keep, mark_missed, missed
-from twohop_lib.readouts.shares import paired_differences
-from twohop_lib.readouts.tables import counted_table, share_words
+from twohop_lib.readouts.captions import (
+    NOT_MEASURED,
+    counted,
+    listed,
+    percent,
+    spread_words,
+)
+from twohop_lib.readouts.cascade import cascade, passing
+from twohop_lib.readouts.selection import FACT, keep, mark_missed, missed
+from twohop_lib.readouts.shares import paired_differences, share_table
+from twohop_lib.readouts.tables import counted_table, each_model, share_words
 
 #: Condition of the answer records -> way of asking.
 SPOKEN = {"name_first": "name first", "name_given": "name given", "neutral": "neutral sentence"}
+#: The same, beside the plain question.
+WAYS = {"by_picture": "directly"} | SPOKEN
 #: Method of an MLP patch's records -> way of repair.
 PATCHED = {m: f"MLP patch, {m}" for m in ("heuristic", "random", "wrong entity")}
 #: Every way of repair, in the order in which they are shown, and what it costs.
@@ -109,6 +118,51 @@ def cot_values(back: pd.DataFrame, models: list[str]) -> dict[str, str]:
         for model in models
         for condition, method in SPOKEN.items()
     }
+
+
+def of_known(answers: pd.DataFrame) -> pd.DataFrame:
+    """Answers to each of :data:`WAYS` of asking, about facts known by name of recognised entities.
+
+    Missed or not. Adds ``method``.
+    """
+    typed = passing(passing(each_model(answers, cascade), "known_llm"), "recognised")
+    return _called(keep(answers, typed[list(FACT)]), "condition", WAYS)
+
+
+def own_name_instead(answers: pd.DataFrame) -> pd.DataFrame:
+    """How often the entity's own name is the answer, by picture, to facts as in :func:`of_known`.
+
+    As of :func:`~twohop_lib.readouts.shares.share_table`, one row a model. Facts that were not
+    asked by picture are left out.
+    """
+    typed = each_model(answers, cascade).dropna(subset=["right"])
+    typed = passing(passing(typed, "known_llm"), "recognised")
+    return share_table(typed, "own_name", ["model"])
+
+
+def own_name_words(named: pd.DataFrame) -> str:
+    """:func:`own_name_instead` for captions: ``84 % (caption) and 3 % (names)``."""
+    return listed([f"{counted(r.value, r.n_items)} ({r.model})" for r in named.itertuples()])
+
+
+def ways_sentence(table: pd.DataFrame, named: pd.DataFrame, noun: str) -> str:
+    """Sentences, one a model: how many known facts are right in each way of asking.
+
+    ``table`` has columns ``model, method, value, n_items`` (of :func:`of_known`).
+    """
+    said = named.set_index("model")
+    told = []
+    for model, own in table.groupby("model", sort=False):
+        at = {r.method: counted(r.value, r.n_items) for r in own.itertuples()}
+        direct, *others = WAYS.values()
+        rest = ", ".join(f"{way} {at.get(way, NOT_MEASURED)}" for way in others)
+        name = counted(said["value"].get(model), said["n_items"].get(model, 0))
+        told.append(
+            f"Asked {direct}, {model} answers {at.get(direct, NOT_MEASURED)} of what its language "
+            f"model knows (and says the {noun}'s own name instead in {name}); {rest} "
+            f"(n = {own['n_items'].min()})."
+        )
+    return " ".join(told) or "It names nothing that its language model knows."
 
 
 def _called(rows: pd.DataFrame, column: str, names: dict[str, str]) -> pd.DataFrame:

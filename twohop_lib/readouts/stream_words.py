@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from twohop_lib.readouts import arrival
 from twohop_lib.readouts.arrival import arrivals
-from twohop_lib.readouts.captions import NOT_MEASURED, percent
+from twohop_lib.readouts.captions import NOT_MEASURED, listed, percent
 from twohop_lib.readouts.layers import extremes, first_at_least
 
 #: Entities are told apart from the first layer at which so large a share is.
@@ -24,6 +25,41 @@ def likeness_title(found: pd.DataFrame) -> str:
         return "Name-likeness was not measured"
     highest = "" if ends.one else f" and {percent(ends.highest)} % in {ends.at_highest}"
     return f"Name-likeness peaks at {percent(ends.lowest)} % in {ends.at_lowest}{highest}"
+
+
+def nearest_title(found: pd.DataFrame) -> str:
+    """A title: how often each model's pictures are nearest to their own name, at its best layer."""
+    told = [f"{percent(row.peak)} % ({row.model})" for row in arrivals(found).itertuples()]
+    return f"the own name is nearest to at most {listed(told)} of pictures"
+
+
+def best_position(found: pd.DataFrame) -> str:
+    """At which position of the picture, and layer, the own name is nearest most often."""
+    share = found[found["position"] != "mean"].groupby(["model", "position", "layer"])["found"]
+    model, position, layer = share.mean().idxmax()
+    return (
+        f"the own name is nearest most often at position {position} of {model}'s picture, "
+        f"layer {layer}"
+    )
+
+
+def nearest_sentence(found: pd.DataFrame) -> str:
+    """A sentence: of the pictures' mean state, at which layers the own name is nearest.
+
+    ``found`` as of :func:`~twohop_lib.readouts.name_likeness.nearest_by_position`, of the mean.
+    """
+    told = []
+    for model, own in found.groupby("model", sort=False):
+        share = own.groupby("layer")["found"].mean()
+        arrives = first_at_least(share.drop(0), arrival.THRESHOLD)
+        when = "no layer" if arrives is None else f"layer {arrives}"
+        told.append(
+            f"{percent(share[0])} % of {model}'s pictures are nearest to their own name as they "
+            f"enter, {percent(share.max())} % at layer {share.idxmax()}, and half of them from "
+            f"{when} on"
+        )
+    n = found["entity_id"].nunique()
+    return f"With no map fitted, {'; '.join(told)} (n = {n}, chance {100 / n:.0f} %)."
 
 
 def apart_title(found: pd.DataFrame) -> str:

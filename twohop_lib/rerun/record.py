@@ -11,8 +11,8 @@ from pathlib import Path
 from twohop_lib.chapter.published import RECORD_TO
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.grafts import shipped
-from twohop_lib.rerun.execute import execute
-from twohop_lib.rerun.run import chapters_folder, rerunnable
+from twohop_lib.rerun.execute import defaults, execute, to_notebook
+from twohop_lib.rerun.run import chapters_folder
 
 
 def record(chapters: Sequence[str], out: Path, say: Callable[[str], None] = print) -> None:
@@ -23,7 +23,8 @@ def record(chapters: Sequence[str], out: Path, say: Callable[[str], None] = prin
             be had, or a cell fails.
     """
     folder = chapters_folder()
-    known = {name: p for name, p in rerunnable(folder).items() if p.get("grafts")}
+    every = {source.stem: defaults(to_notebook(source)) for source in sorted(folder.glob("*.py"))}
+    known = {name: p for name, p in every.items() if p.get("grafts")}
     for name in chapters:
         if name not in known:
             raise TwohopError(f"No chapter {name!r} shows grafts; {suggest(name, known)}.")
