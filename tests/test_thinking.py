@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -123,7 +124,8 @@ def test_a_template_that_opens_reasoning_is_told_and_given_room(world, monkeypat
     def thought(input_ids, max_new_tokens, **_):
         asked.append(max_new_tokens)
         new = torch.tensor([[think] * 40 + [end, *answer, stop]])[:, :max_new_tokens]
-        return torch.cat([input_ids, new.expand(len(input_ids), -1)], 1)
+        whole = torch.cat([input_ids, new.expand(len(input_ids), -1)], 1)
+        return SimpleNamespace(sequences=whole)
 
     monkeypatch.setattr(own.model, "generate", thought)
     prompt = build("by_name", world.questions[0])
