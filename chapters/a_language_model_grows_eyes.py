@@ -48,8 +48,8 @@
 # %% tags=["parameters"]
 recipe = "caption"  # the graft that is grown and shown live
 seed = 0  # its tower and projector
-entities = 24  # countries that are asked about live
-steps = 40  # steps of the live run; recipes take hundreds
+entities = 12  # countries that are asked about live
+steps = 30  # steps of the live run; recipes take hundreds
 prompts = "chat"  # the prompt format of the figures: card or chat
 
 # %% tags=["remove-cell"]
@@ -467,8 +467,11 @@ graft_gap.as_texts(
 # %% tags=["remove-cell"]
 glue_all(graft_words.takeaways(answers, measured, shown, prompts))
 one_each = in_format[in_format["measure"] == "by picture"]
+donor = graft_inside.patched(patches, "donor")
 glue_all(
-    graft_words.inner_takeaways(deadlines, near, right, early, one_each)
+    graft_words.inner_takeaways(
+        deadlines, near, right, early, one_each, donor
+    )
 )
 
 # %% [markdown]
