@@ -262,6 +262,12 @@ show(
 )
 
 # %% [markdown]
+# Own names, seed by seed. {glue:text}`eyes_own_seeds`
+
+# %%
+graft_gap.seed_table(answers, shown, "its own name")
+
+# %% [markdown]
 # What the recipes say of the first facts that more than one of them misses:
 
 # %%

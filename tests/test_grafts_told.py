@@ -126,6 +126,7 @@ def test_formats_and_seeds_that_disagree_are_named():
         "Seeds of one recipe lie at most 40 points apart (a); they disagree for a (10 to 50 %) "
         "and c (20 to 40 %)."
     )
+    assert "One seed" in graft_words.seeds_told(seeds, "chat", "its own name")
     assert "One seed" in graft_words.seeds_told(seeds.iloc[::2], "chat")
     assert graft_words.gap_title(table, "chat") == (
         "Of facts that come by name, caption gives 20 % by picture, names 75 %"

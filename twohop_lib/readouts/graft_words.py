@@ -115,9 +115,9 @@ def formats_told(table: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
-def seeds_told(by_seed: pd.DataFrame, format: str) -> str:
-    """How far seeds lie apart in what they give by picture, and for which recipes that is much."""
-    rows = _of(by_seed, format, "by picture")
+def seeds_told(by_seed: pd.DataFrame, format: str, measure: str = "by picture") -> str:
+    """How far seeds of a recipe lie apart in a measure, and for which recipes that is much."""
+    rows = _of(by_seed, format, measure)
     spread = rows.groupby("model", sort=False)["value"].agg(["min", "max", "size"])
     spread = spread[spread["size"] > 1]
     if spread.empty:
@@ -301,7 +301,8 @@ def takeaways(
     dose = course(measured, dosed, "by picture", format)
     some = set(DOSES) & set(measured["model"])
     formats = formats_told(table)
-    seeds = seeds_told(graft_gap.by_seed(graft_gap.recipes_of(answers, names)), format)
+    each = graft_gap.by_seed(graft_gap.recipes_of(answers, names))
+    seeds = seeds_told(each, format)
     known = graft_gap.base_answers(answers)
     known = known[known["format"] == format].groupby("relation")["correct"]
     base = known.agg(value="mean", n_items="size").reset_index()
@@ -324,6 +325,7 @@ def takeaways(
         "eyes_formats": formats,
         "eyes_formats_page": formats,
         "eyes_seeds_told": seeds,
+        "eyes_own_seeds": seeds_told(each, format, graft_gap.OUTCOMES[1]),
         "eyes_seeds_page": seeds,
     }
 
