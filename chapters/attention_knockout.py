@@ -21,6 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - With the edge question→image cut from block b upwards, half of the names are back at b =
 #   {glue:text}`cut_late` (late), {glue:text}`cut_middle` (middle), {glue:text}`cut_early` (early)
@@ -28,6 +29,8 @@
 # - Who reads the picture? {glue:text}`reader_sentence`
 # - On one axis, the blocks that have to read the picture before the *name* is settled are
 #   {glue:text}`axis_sentence`
+# - In *grafts of Gemma 3 270M*, with question→image cut from block b of 18 upwards, half of the
+#   names are back at {glue:text}`grafts_cut` And there, {glue:text}`grafts_reader`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -57,6 +60,11 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+grafts = [
+    "caption",
+    "facts",
+    "names",
+]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -74,13 +82,18 @@ except ImportError:
 # %%
 import torch
 from nnsight import NNsight
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots, lines
 from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.interventions.edits import Knockout
 from twohop_lib.interventions.freeze import freeze
-from twohop_lib.interventions.knockout import edge_positions, knockout
+from twohop_lib.interventions.knockout import (
+    EDGES,
+    edge_positions,
+    knockout,
+)
 from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.readouts import captions, knockout_words, switch
@@ -162,24 +175,29 @@ for b in range(0, top + 1, max(1, top // 8)):
 
 
 # %%
-def cut(task):
-    return study.sweep(
-        lambda name, engine, labels: knockout(
-            engine,
-            study.questions,
-            study.asked(name),
-            task,
-            modes=(
+def cut(study, task, where, edges=EDGES):
+    def of_a_model(name, engine, labels):
+        n = engine.n_blocks
+        modes = {
+            "all ways": [
                 ("below", 0),
                 ("above", 0),
-                ("window", max(1, engine.n_blocks // 4)),
-            ),
-            **labels,
+                ("window", max(1, n // 4)),
+            ],
+            "above": [("above", 0)],
+            "everywhere": [("window", n)],
+        }[where]
+        asked = study.asked(name)
+        return knockout(
+            engine, study.questions, asked, task, edges, modes, **labels
         )
-    )
+
+    return study.sweep(of_a_model)
 
 
-swept = joined(cut("identify"), cut("fact"))
+swept = joined(
+    cut(study, "identify", "all ways"), cut(study, "fact", "all ways")
+)
 
 
 # %%
@@ -356,6 +374,65 @@ worlds["blocks_read"] = switch.blocks_read(worlds)
 switch.switches_by_world(worlds, "correct").pivot(
     index="model", columns="world", values="switch"
 ).fillna("none")
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The same cuts in *grafts of Gemma 3 270M*: a published language model, frozen, that sees flags
+# through a small tower and projector grown onto it. {numref}`fig-grafts-above` cuts question→image
+# in block b and all above; the table cuts one edge in all blocks.
+
+# %% tags=["grafts"]
+published = open_grafts("attention_knockout", grafts, study.given, 12)
+if published:
+    cuts = published.frame(
+        "naming",
+        lambda study: joined(
+            cut(study, "identify", "above", ["question→image"]),
+            cut(
+                study,
+                "identify",
+                "everywhere",
+                ["last→image", "last→question"],
+            ),
+        ),
+    )
+    upwards = cuts[cuts["mode"] == "above"]
+    upwards = upwards.assign(blocks_read=switch.blocks_read(upwards))
+    turned = switch.switch_table(upwards, "correct")
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    show(
+        lines.lines_by_layer(
+            switch.curve(upwards, "correct"),
+            published.title(knockout_words.names_need(turned)),
+            y_title="Still named (%)",
+            x="blocks_read",
+            x_title="First block cut off from the picture",
+        ),
+        "fig-grafts-above",
+        published.caption(
+            "Countries still named when no position behind the picture attends to it in block b "
+            f"and above; {published.study.among()}. {captions.n_words(upwards, 'entities')}. "
+            "Bands: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["grafts"]
+if published:
+    edges_of_grafts = knockout_words.cut_in_all_blocks(cuts)
+counted_table(
+    edges_of_grafts, "model", "cut", "correct"
+) if published else None
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+if published:
+    glue("grafts_cut", knockout_words.cut_at(turned))
+    glue("grafts_reader", knockout_words.who_reads(edges_of_grafts))
+else:
+    glue_all(dict.fromkeys(("grafts_cut", "grafts_reader"), "–"))
 
 # %% [markdown]
 # ## Controls

@@ -22,6 +22,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - Asked to name the house, the organisms turn from the donor to the target at layer
 #   {glue:text}`switch_late` (late), {glue:text}`switch_middle` (middle),
@@ -32,6 +33,8 @@
 #   {glue:text}`switch_backbone`.
 # - Asked for a fact instead, {glue:text}`fact_sentence`
 # - Between the two ends many answers are neither's: {glue:text}`neither_sentence`
+# - In *grafts of Gemma 3 270M*, whose language model has 18 blocks, asked to name the country,
+#   {glue:text}`grafts_names` Asked for a fact, {glue:text}`grafts_facts`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -61,6 +64,11 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
+grafts = [
+    "caption",
+    "facts",
+    "names",
+]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -79,6 +87,7 @@ except ImportError:
 # %%
 from nnsight import NNsight
 from twohop_lib.chapter.explorer import PatchExplorer
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import dots, heat, lines
@@ -173,7 +182,7 @@ for layer in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
 
 
 # %%
-def swept(task):
+def swept(study, task, donors):
     def of_a_model(name, engine, labels):
         pairs = study.pairs_of(name, task, donors)
         return cross_patch(engine, study.questions, pairs, task, **labels)
@@ -191,12 +200,20 @@ def swept(task):
 
 
 # %%
-naming, facts = swept("identify"), swept("fact")
+def read_out(found):
+    return found.assign(
+        blocks_read=switch.blocks_read(found),
+        own=switch.target_gained(found),
+        balance=switch.balance(found),
+    )
+
+
+# %%
+naming, facts = (
+    swept(study, task, donors) for task in ("identify", "fact")
+)
 study.keep(able, naming, facts)
-for found in (naming, facts):
-    found["blocks_read"] = switch.blocks_read(found)
-    found["own"] = switch.target_gained(found)
-    found["balance"] = switch.balance(found)
+naming, facts = read_out(naming), read_out(facts)
 
 # %% [markdown]
 # ## Results
@@ -322,6 +339,82 @@ if set(gaps) <= set(study.models):
     each = switch.switch_table(of_names, "balance", by=("model", "seed"))
     order = switch.in_order(each, gaps)
     glue("order_sentence", switch_words.order_in_worlds(order, gaps))
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The same exchange on *grafts of Gemma 3 270M*: a published language model, frozen, that sees flags
+# through a small tower and projector grown onto it. Solved examples of the question stand before
+# the picture; as they are the same in both runs, nothing is exchanged there.
+# {numref}`fig-grafts-naming` asks for the country's name, {numref}`fig-grafts-facts` for a fact.
+
+# %% tags=["grafts"]
+published = open_grafts("cross_patching", grafts, study.given, 12)
+if published:
+    named = published.frame(
+        "identify", lambda study: swept(study, "identify", 1)
+    )
+    recalled = published.frame(
+        "fact", lambda study: swept(study, "fact", 1)
+    )
+    named, recalled = read_out(named), read_out(recalled)
+    both_at = {
+        "name": switch.switch_table(named, "balance"),
+        "fact": switch.switch_table(recalled, "balance"),
+    }
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    show(
+        lines.lines_by_layer(
+            switch.curve(named, "own"),
+            published.title(
+                switch_words.first_and_last_to_turn(both_at["name"])
+            ),
+            y_title="Names the target (%)",
+            x="blocks_read",
+            x_title="Layer from which on the donor's picture stands",
+        ),
+        "fig-grafts-naming",
+        published.caption(
+            "Share of answers that name the target after the picture's stream (backbone: the "
+            "name's) was exchanged from a layer on. "
+            f"{captions.n_words(named, 'pairs', columns=PAIR)}; {published.study.among()}. "
+            "Bands: 95 % intervals from resampling targets and donors."
+        ),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    means = switch.curve(recalled, "calibrated")
+    show(
+        lines.lines_by_layer(
+            means,
+            published.title(switch_words.leaves_the_donor(means)),
+            y_title="Calibrated logit difference (0 target, 1 donor)",
+            x="blocks_read",
+            x_title="Layer from which on the donor's picture stands",
+            share=False,
+        ),
+        "fig-grafts-facts",
+        published.caption(
+            "Calibrated difference of the answers' first-token logits under a question about the "
+            "country that the language model answers by name. "
+            f"{captions.n_words(recalled, 'pairs', columns=PAIR)}; pairs whose own runs differ by "
+            f"less than {LEAST} nats are left out. "
+            "Bands: 95 % intervals from resampling targets and donors."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+for asked in ("name", "fact"):
+    glue(
+        f"grafts_{asked}s",
+        switch_words.turns_at(both_at[asked])
+        if published
+        else "nothing was measured here.",
+    )
 
 # %% [markdown]
 # ## Controls

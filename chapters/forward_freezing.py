@@ -21,6 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
+# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
 #
 # - Frozen as it enters the first block, the picture still lets {glue:text}`named_late` % (late),
 #   {glue:text}`named_middle` % (middle) and {glue:text}`named_early` % (early) of the recognised
@@ -30,6 +31,8 @@
 #   picture as it is; in the backbone, with name tokens, {glue:text}`depth_name_backbone`.
 # - Facts need more of that work: {glue:text}`fact_sentence`
 # - {glue:text}`group_sentence`
+# - A flag frozen as it enters the first block of a *graft of Gemma 3 270M* is still named in
+#   {glue:text}`grafts_named`. Of its facts, {glue:text}`grafts_facts`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -59,6 +62,11 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early"]  # miniature VLMs to ask
+grafts = [
+    "caption",
+    "facts",
+    "names",
+]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -75,6 +83,7 @@ except ImportError:
 
 # %%
 from nnsight import NNsight
+from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import lines
@@ -163,7 +172,7 @@ for k in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
 
 
 # %%
-def ends_of(name, engine, labels):
+def ends_of(study, name, engine, labels):
     """The last frozen blocks to try, one of them where cross-patching turns."""
     pairs = study.pairs_of(name, "identify")
     crossed = cross_patch(engine, study.questions, pairs, **labels)
@@ -174,12 +183,19 @@ def ends_of(name, engine, labels):
 
 
 # %%
-def swept(task):
+def to_the_top(study, name, engine, labels):
+    """The last block alone."""
+    return [engine.n_blocks - 1]
+
+
+# %%
+def swept(study, task, ends_of):
     def of_a_model(name, engine, labels):
         if engine.site.kind != "stream":
             print(f"{name}: its pictures have no positions to freeze.")
             return None
-        ends, asked = ends_of(name, engine, labels), study.asked(name)
+        ends = ends_of(study, name, engine, labels)
+        asked = study.asked(name)
         return freeze(
             engine, study.questions, asked, task, until=ends, **labels
         )
@@ -197,7 +213,9 @@ def swept(task):
 
 
 # %%
-both = joined(swept("identify"), swept("fact"))
+both = joined(
+    swept(study, "identify", ends_of), swept(study, "fact", ends_of)
+)
 freeze_words.something(both)
 study.keep(able, both)
 top = switch.to_the_top(both)
@@ -312,6 +330,71 @@ worlds = switch.retained(worlds, ("model", "task", "seed"))
 switch.switches_by_world(worlds, "retained", ("task", "model")).pivot(
     index=["task", "model"], columns="world", values="switch"
 ).fillna("none")
+
+# %% [markdown] tags=["grafts"]
+# ## On a published language model
+#
+# The same freeze, up to the last block, in *grafts of Gemma 3 270M*: a published language model,
+# frozen as a whole in training, that sees flags through a small tower and projector grown onto it.
+# {numref}`fig-grafts-freeze-names` asks for the country's name, {numref}`fig-grafts-freeze-facts`
+# for a fact that the language model gives by name.
+
+# %% tags=["grafts"]
+published = open_grafts("forward_freezing", grafts, study.given, 12)
+if published:
+    named = published.frame(
+        "identify", lambda study: swept(study, "identify", to_the_top)
+    )
+    recalled = published.frame(
+        "fact", lambda study: swept(study, "fact", to_the_top)
+    )
+    named, recalled = (
+        switch.to_the_top(named),
+        switch.to_the_top(recalled),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    show(
+        lines.lines_by_layer(
+            switch.curve(named, "correct", x="layer"),
+            published.title(freeze_words.named_at_the_door(named)),
+            y_title="Still named (%)",
+            x_title="Layer k at which the picture is frozen",
+        ),
+        "fig-grafts-freeze-names",
+        published.caption(
+            "Countries that are still named when the picture's positions (backbone: the name's) "
+            f"are held at resid[k] up to the last block; {published.study.among()}. "
+            f"{captions.n_words(named, 'entities')}. "
+            "Bands: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    show(
+        lines.lines_by_layer(
+            switch.curve(recalled, "correct", x="layer"),
+            published.title(freeze_words.work_for_facts(recalled)),
+            y_title="Facts answered (%)",
+            x_title="Layer k at which the picture is frozen",
+        ),
+        "fig-grafts-freeze-facts",
+        published.caption(
+            "Facts answered when the picture's positions (backbone: the name's) are held at "
+            f"resid[k] up to the last block. {captions.n_words(recalled, 'entities')}, one fact "
+            "each. Bands: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["remove-cell", "grafts"]
+glue("grafts_words", published.words)
+if published:
+    glue("grafts_named", freeze_words.at_the_door(named))
+    glue("grafts_facts", freeze_words.facts_at_the_door(recalled))
+else:
+    glue_all(dict.fromkeys(("grafts_named", "grafts_facts"), "–"))
 
 # %% [markdown]
 # ## Controls

@@ -80,3 +80,19 @@ def test_nothing_to_freeze_is_told():
     with pytest.raises(UnsupportedSite, match="leave this chapter out"):
         freeze_words.something(pd.DataFrame())
     assert "nothing in it can be frozen" in freeze_words.about_one("a", pd.Series(dtype=float), {})
+
+
+def test_what_is_left_at_the_door_is_told_of_each_model():
+    frame = pd.DataFrame(
+        {
+            "model": ["a"] * 20 + ["b"] * 4,
+            "layer": [0, 7] * 12,
+            "until": 7,
+            "correct": [False, True] * 10 + [True] * 4,
+        }
+    )
+    assert freeze_words.at_the_door(frame) == "0 % (a), 2 of 2 (b)"
+    assert freeze_words.facts_at_the_door(frame) == (
+        "a gives 0 % with it frozen and 100 % without; b gives 2 of 2 with it frozen and 2 of 2 "
+        "without."
+    )

@@ -11,7 +11,8 @@ def table(**at):
 
 def knockouts(*rows):
     columns = ["model", "task", "edge", "mode", "start", "stop", "correct", "computation"]
-    return pd.DataFrame([(*row, "splice") for row in rows], columns=columns)
+    frame = pd.DataFrame([(*row, "splice") for row in rows], columns=columns)
+    return frame.assign(seed=0, entity_id="e")
 
 
 def test_titles_give_the_least_and_the_most_blocks():
@@ -39,6 +40,10 @@ def test_nothing_cut_counts_once_and_each_edge_is_cut_in_all_blocks():
     )
     cut = knockout_words.cut_in_all_blocks(swept)
     assert cut["cut"].tolist() == ["nothing cut", "last→image", "question→image"]
+    # A window of all blocks is as good, and what two modes have in common counts once.
+    wide = swept.assign(mode=swept["mode"].replace("above", "window"))
+    again = knockout_words.cut_in_all_blocks(pd.concat([swept, wide]))
+    assert again["cut"].tolist() == cut["cut"].tolist()
     assert "in a: there the last position" in knockout_words.who_reads(cut)
     spared = cut.assign(correct=True)
     assert "in no model" in knockout_words.who_reads(spared)
@@ -59,3 +64,8 @@ def test_what_did_not_turn_is_said_not_to():
     assert knockout_words.settled_by(spread) == "Names are settled by block 2.5 (a) at the latest"
     assert "does not turn" in knockout_words.back_at("none")
     assert knockout_words.back_at("1.4").endswith("back at b = 1.4.")
+
+
+def test_where_names_are_back_is_told_of_each_model():
+    turn = pd.DataFrame({"model": ["a", "b"], "switch": [8.13, None]})
+    assert knockout_words.cut_at(turn) == "b = 8.1 (a), none (b)."

@@ -85,7 +85,7 @@ def test_grafts_that_are_here_are_run_on_this_page(cache, capsys):
     assert opened.words == "measured on this page"
     assert "grafts of Gemma 3 270M caption, names, measured on" in capsys.readouterr().out
     assert opened.frame("any", lambda study: study) is opened.study
-    assert opened.title("All turn.") == "Grafts of Gemma 3 270M: All turn."
+    assert opened.title("All turn.") == "Grafts of Gemma 3 270M: all turn."
     assert opened.caption("Turned.").endswith("Grafts of Gemma 3 270M, measured on this page.")
 
 

@@ -79,7 +79,7 @@ class Published:
 
     def title(self, finding: str) -> str:
         """A figure's title: whose finding it is, and the finding."""
-        return f"G{GRAFTS[1:]}: {finding}"
+        return f"G{GRAFTS[1:]}: {finding[:1].lower()}{finding[1:]}"
 
     def caption(self, text: str) -> str:
         """A figure's caption, with whose figure it is and where it comes from."""

@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import huggingface_hub
+import numpy as np
 import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -226,11 +228,13 @@ def convert(gguf: Path, out: Path, progress: bool = True) -> Path:
     _say(f"Converting {gguf.name} (once; a minute or two)", progress)
     given = {"gguf_file": gguf.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **given)
+        with _plain_arrays():
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **given)
     except Exception as error:  # Readers of GGUF raise what they like.
         raise _unreadable(gguf, error) from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **given)
+        with _plain_arrays():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **given)
     except Exception as error:
         raise TwohopError(
             f"{gguf.name} brings no tokenizer that transformers can read "
@@ -245,6 +249,18 @@ def convert(gguf: Path, out: Path, progress: bool = True) -> Path:
         set_dtype(partial, "float32")
         partial.rename(out)
     return out
+
+
+@contextmanager
+def _plain_arrays() -> Iterator[None]:
+    """Let ``gguf`` slice plain arrays: it makes millions, and of a memmap each costs thrice."""
+    memmap = np.memmap
+
+    def plain(*args: Any, **options: Any) -> Any:
+        return np.asarray(memmap(*args, **options))
+
+    with mock.patch.object(np, "memmap", plain):
+        yield
 
 
 def _fresh(model: Any) -> Any:

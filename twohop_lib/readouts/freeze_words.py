@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from twohop_lib.models.blocks import UnsupportedSite
-from twohop_lib.readouts.captions import counted_with_interval, percent
+from twohop_lib.readouts.captions import counted, counted_with_interval, percent
 from twohop_lib.readouts.layers import extremes
 from twohop_lib.readouts.selection import split_by_entities
 from twohop_lib.readouts.shares import share_table
@@ -38,6 +38,22 @@ def named_at_the_door(naming: pd.DataFrame) -> str:
     title = f"A picture frozen at the door is still named in {percent(ends.highest)} %"
     title += f" ({ends.at_highest})"
     return title if ends.one else f"{title} to {percent(ends.lowest)} % ({ends.at_lowest})"
+
+
+def at_the_door(naming: pd.DataFrame) -> str:
+    """What is named with the picture as it enters each model: ``41 % (a), 3 of 8 (b)``."""
+    first = naming[naming["layer"] == 0].groupby("model", sort=False)["correct"]
+    return ", ".join(f"{counted(own.mean(), len(own))} ({model})" for model, own in first)
+
+
+def facts_at_the_door(facts: pd.DataFrame) -> str:
+    """A sentence: the facts that are given with the picture as it enters, and without freezing."""
+    told = []
+    for model, own in facts.groupby("model", sort=False):
+        ends = (own[own["layer"] == 0], own[own["layer"] == own["until"]])
+        frozen, free = (counted(end["correct"].mean(), len(end)) for end in ends)
+        told.append(f"{model} gives {frozen} with it frozen and {free} without")
+    return f"{'; '.join(told)}."
 
 
 def work_for_facts(facts: pd.DataFrame) -> str:

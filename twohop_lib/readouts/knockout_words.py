@@ -13,6 +13,7 @@ import pandas as pd
 from twohop_lib.readouts import switch
 from twohop_lib.readouts.captions import percent
 from twohop_lib.readouts.layers import curves, extremes, first_below, lowest
+from twohop_lib.stats import ENTITY
 
 NOTHING = "nothing cut"
 
@@ -39,13 +40,13 @@ def names_lost(lost: pd.DataFrame) -> str:
 
 def cut_in_all_blocks(swept: pd.DataFrame) -> pd.DataFrame:
     """The answers with each edge cut in every block, and with nothing cut: column ``cut``."""
-    everywhere = swept[(swept["mode"] == "above") & (swept["start"] == 0)]
-    nothing = swept[(swept["mode"] == "below") & (swept["stop"] == 0)]
-    # The run left alone is there once for each edge.
-    once = nothing[nothing["edge"] == nothing["edge"].iloc[0]]
-    return pd.concat(
-        [once.assign(cut=NOTHING), everywhere.assign(cut=everywhere["edge"])], ignore_index=True
-    )
+    item = ["model", "task", *ENTITY]
+    blocks = swept.groupby("model")["stop"].transform("max")
+    everywhere = swept[swept["stop"] - swept["start"] == blocks]
+    everywhere = everywhere.assign(cut=everywhere["edge"]).drop_duplicates([*item, "edge"])
+    # The run left alone is there once for each edge and mode.
+    nothing = swept[swept["start"] == swept["stop"]].assign(cut=NOTHING).drop_duplicates(item)
+    return pd.concat([nothing, everywhere], ignore_index=True)
 
 
 def width(windows: pd.DataFrame) -> int:
@@ -119,6 +120,13 @@ def back_at(layer: str) -> str:
     return (
         f"With question→image cut from block b upwards, half of the names are back at b = {layer}."
     )
+
+
+def cut_at(turn: pd.DataFrame) -> str:
+    """From which cut on half of the names are back, in each model: ``b = 8.1 (a), none (b).``"""
+    at = turn.set_index("model")["switch"].map(switch.switch_words)
+    told = [layer if layer == switch.NEVER else f"b = {layer}" for layer in at]
+    return ", ".join(f"{t} ({model})" for t, model in zip(told, at.index, strict=True)) + "."
 
 
 def how_computed(swept: pd.DataFrame) -> pd.DataFrame:
