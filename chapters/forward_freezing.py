@@ -62,11 +62,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early"]  # miniature VLMs to ask
-grafts = [
-    "caption",
-    "facts",
-    "names",
-]  # published LM with eyes grown on it
+grafts = ["caption", "names"]  # a published LM, given eyes
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
