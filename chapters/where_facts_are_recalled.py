@@ -100,7 +100,11 @@ from twohop_lib.interventions.deadlines import (
     recall_deadline,
 )
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.pairs import one_per_entity, pairs_for
+from twohop_lib.interventions.pairs import (
+    one_per_entity,
+    pairs_for,
+    pick_pairs,
+)
 from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.models.blocks import early_blocks
@@ -342,19 +346,21 @@ def deadlines(study):
             lm,
             study.questions,
             asked,
-            routes=[(2, layer) for layer in (2, 3, 4, 6, 8)],
+            routes=[(2, layer) for layer in (2, 3, 4, 6)],
             **kept,
         ),
         reading_deadline(
-            lm, study.questions, asked, (8, 11, 12, 13, 14), **kept
+            lm, study.questions, asked, (8, 10, 12, 13, 14), **kept
         ),
     )
 
 
 def attributions(study):
-    lm = study.backbone()
-    alike = study.pairs_of("backbone", "fact", alike_names=True)[:10]
-    found = attribution.contrasts(lm, study.questions, alike, "name")
+    lm, every = study.backbone(), study.questions.questions
+    alike = pick_pairs(lm.owner, every, "fact", 1, alike_names=True)
+    one_each = {pair.target.entity_id: pair for pair in alike}
+    some = list(one_each.values())[:10]
+    found = attribution.contrasts(lm, study.questions, some, "name")
     return attribution.attribute(lm, found)
 
 
@@ -380,15 +386,17 @@ if published:
         published.caption(
             "Facts that come when a state of the named run is written over a placeholder at a "
             f"layer. n = {two['entity_id'].nunique()} countries whose names are one token, "
-            "one fact each. "
+            "one fact each. With the placeholder left alone, "
+            f"{deadline_words.left_alone(grafts_written)} come. "
             "Bands: 95 % intervals from resampling countries."
         ),
     )
     grafts_places = places.profile(grafts_scored)
+    largest = deadline_words.largest_share(grafts_places)
     show(
         heat.component_map(
             grafts_places,
-            published.title(deadline_words.largest_share(grafts_places)),
+            published.title(largest[0].lower() + largest[1:]),
         ),
         "fig-grafts-attribution",
         published.caption(

@@ -107,6 +107,7 @@ def test_the_two_deadlines_are_told_by_the_last_layers_at_which_facts_come():
         "the state after 2 blocks gives the fact in 90 % at layer 3 and in 20 % at layer 4, "
         "the layer's own state gives the fact in 70 % at layer 9 and in 30 % at layer 10 (n = 10)."
     )
+    assert deadline_words.left_alone(enriched) == "0 of 1"
     always = pd.concat([enriched, read.assign(correct=True)], ignore_index=True)
     told = deadline_words.two_deadlines_sentence(deadline_words.two_deadlines(always))
     assert told.endswith("the layer's own state gives the fact in 100 % at layer 10 (n = 10).")

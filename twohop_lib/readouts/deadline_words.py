@@ -16,7 +16,7 @@ from twohop_lib.benchmark.schema import Question
 from twohop_lib.readouts import attribution_shares as places
 from twohop_lib.readouts import switch
 from twohop_lib.readouts.arrival import Fit, recalled_by_layer
-from twohop_lib.readouts.captions import percent
+from twohop_lib.readouts.captions import counted, percent
 from twohop_lib.readouts.layers import first_below
 from twohop_lib.readouts.probes import facts_read_off
 from twohop_lib.readouts.tables import share_words, whose_table
@@ -35,7 +35,7 @@ ENRICHED, READ = "state after {} blocks", "the layer's own state"
 def largest_share(own: pd.DataFrame) -> str:
     """A title: the place of the largest share of attribution."""
     top = places.largest(own)
-    role = "name" if top["role"] == "entity" else top["role"]
+    role = {"entity": "name", "last": "last token"}.get(top["role"], top["role"])
     return (
         f"The largest share ({percent(top['share'])} %) is the {top['component']} of block "
         f"{int(top['block'])} at the {role}"
@@ -118,6 +118,12 @@ def two_deadlines_sentence(two: pd.DataFrame) -> str:
         which = "the layer's own state" if arrives == READ else f"the {arrives}"
         told.append(f"{which} gives the fact in {percent(share[last])} % at layer {last}{behind}")
     return f"{', '.join(told)} (n = {n})."
+
+
+def left_alone(written: pd.DataFrame) -> str:
+    """The share of facts that come with nothing written over the placeholder: ``8 %``."""
+    once = written[written["arm"] == "nothing"].drop_duplicates(["seed", "entity_id"])
+    return counted(once["correct"].mean(), len(once))
 
 
 def deadline_values(
