@@ -333,14 +333,12 @@ glue("random_sentence", patch_words.random_sentence(differences))
 def windows(n_blocks, early):
     first, late = range(early), range(n_blocks - early, n_blocks)
     after, up = range(early, 2 * early), n_blocks // 2
-    above = range(early, early + 1)
     return [
         Patch("first blocks", first, span="all"),
         Patch("next blocks", after, span="all"),
         Patch("late blocks", late, span="all"),
         Patch("written later", first, up, span="all"),
         Patch("wrong entity", first, span="all", whose="wrong entity"),
-        Patch("residual stream", above, span="all", site="resid"),
     ]
 
 
@@ -350,7 +348,7 @@ def in_windows(study):
             engine,
             study.backbone(name),
             study.questions,
-            study.pairs_of(name, "fact"),
+            study.pairs_of(name, "fact")[:10],
             patches=windows,
             **labels,
         )

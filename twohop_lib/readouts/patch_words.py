@@ -45,7 +45,6 @@ WINDOWS = (
     "late blocks",
     "written later",
     "wrong entity",
-    "residual stream",
 )
 #: Those of which it is told whose fact they give, and those that the study recorded.
 FOLLOWED = ("unpatched", "heuristic", "wrong entity", "late blocks", "noise")
