@@ -178,17 +178,20 @@ for layer in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
 
 
 # %%
-def swept(study, task, donors):
+def swept(study, task, donors, every=1):
+    def bands(engine):
+        return [(at, None) for at in range(0, engine.n_blocks + 1, every)]
+
     def of_a_model(name, engine, labels):
         pairs = study.pairs_of(name, task, donors)
+        labels = {"bands": bands(engine), **labels}
         return cross_patch(engine, study.questions, pairs, task, **labels)
 
     def of_the_backbone(engine, labels):
         # Only names of as many tokens can be exchanged.
         pairs = study.pairs_of("backbone", task, donors, True)
-        return cross_patch(
-            engine, study.questions, pairs, task, by="name", **labels
-        )
+        labels = {"by": "name", "bands": bands(engine), **labels}
+        return cross_patch(engine, study.questions, pairs, task, **labels)
 
     return joined(
         study.sweep(of_a_model), study.sweep_backbone(of_the_backbone)
@@ -348,10 +351,10 @@ if set(gaps) <= set(study.models):
 published = open_grafts("cross_patching", grafts, study.given, 12)
 if published:
     named = published.frame(
-        "identify", lambda study: swept(study, "identify", 1)
+        "identify", lambda study: swept(study, "identify", 1, every=2)
     )
     recalled = published.frame(
-        "fact", lambda study: swept(study, "fact", 1)
+        "fact", lambda study: swept(study, "fact", 1, every=2)
     )
     named, recalled = read_out(named), read_out(recalled)
     both_at = {

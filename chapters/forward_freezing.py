@@ -169,7 +169,9 @@ for k in range(0, engine.n_blocks, max(1, engine.n_blocks // 8)):
 
 # %%
 def ends_of(study, name, engine, labels):
-    """The last frozen blocks to try, one of them where cross-patching turns."""
+    """The last frozen blocks to try, for pictures also where cross-patching turns."""
+    if name == "backbone":
+        return freeze_ends(engine.n_blocks)
     pairs = study.pairs_of(name, "identify")
     crossed = cross_patch(engine, study.questions, pairs, **labels)
     crossed["blocks_read"] = switch.blocks_read(crossed)
@@ -185,22 +187,22 @@ def to_the_top(study, name, engine, labels):
 
 
 # %%
-def swept(study, task, ends_of):
+def swept(study, task, ends_of, every=1):
     def of_a_model(name, engine, labels):
         if engine.site.kind != "stream":
             print(f"{name}: its pictures have no positions to freeze.")
             return None
         ends = ends_of(study, name, engine, labels)
         asked = study.asked(name)
-        return freeze(
-            engine, study.questions, asked, task, until=ends, **labels
-        )
+        labels = {"until": ends, "every": every, **labels}
+        return freeze(engine, study.questions, asked, task, **labels)
 
     def of_the_backbone(engine, labels):
-        ends = freeze_ends(engine.n_blocks)
+        ends = ends_of(study, "backbone", engine, labels)
         asked = one_per_entity(study.questions.questions)
+        labels = {"until": ends, "every": every, **labels}
         return freeze(
-            engine, study.questions, asked, task, "name", ends, **labels
+            engine, study.questions, asked, task, "name", **labels
         )
 
     return joined(
@@ -339,10 +341,11 @@ switch.switches_by_world(worlds, "retained", ("task", "model")).pivot(
 published = open_grafts("forward_freezing", grafts, study.given, 12)
 if published:
     named = published.frame(
-        "identify", lambda study: swept(study, "identify", to_the_top)
+        "identify",
+        lambda study: swept(study, "identify", to_the_top, every=2),
     )
     recalled = published.frame(
-        "fact", lambda study: swept(study, "fact", to_the_top)
+        "fact", lambda study: swept(study, "fact", to_the_top, every=2)
     )
     named, recalled = (
         switch.to_the_top(named),

@@ -304,7 +304,7 @@ gap_words.by_world(worlds, seed).style.hide(axis="index")
 # whatever it is asked, which is no recall that failed.
 
 # %% tags=["grafts"]
-published = open_grafts("the_gap", grafts, study.given, 24)
+published = open_grafts("the_gap", grafts, study.given, 12)
 if published:
     grafted = published.frame(
         "arms",

@@ -101,7 +101,7 @@ def open_grafts(
     chapter: str,
     grafts: Sequence[str],
     given: bool = False,
-    entities: int = 24,
+    entities: int = 12,
     seed: int = 0,
     batch_size: int = 64,
     work: str = "",

@@ -37,13 +37,14 @@ def freeze(
     task: Task = "identify",
     by: By = "picture",
     until: Sequence[int] = (),
+    every: int = 1,
     **kept: Unpack[Kept],
 ) -> pd.DataFrame:
     """Hold the picture's (or name's) stream at ``resid[layer]`` up to a block, for every layer.
 
-    ``until`` are the last frozen blocks (T); ``layer`` (k) goes from 0 to each. Returns answer
-    records with ``layer, until`` and ``unchanged``: the answer is word for word that of the run
-    left alone.
+    ``until`` are the last frozen blocks (T); ``layer`` (k) goes from each down to 0, ``every`` so
+    many layers and at 0. Returns answer records with ``layer, until`` and ``unchanged``: the
+    answer is word for word that of the run left alone.
 
     Raises UnsupportedSite where pictures have no positions in the stream; ControlFailed if
     freezing nothing changes a run.
@@ -53,7 +54,7 @@ def freeze(
     def edits(question: Question, recorded: Recorder) -> Iterator[Trial]:
         target = recorded(question)
         for end in ends:
-            for layer in range(end + 1):
+            for layer in sorted({0, *range(end, -1, -every)}):
                 yield Trial(Freeze(target, layer, end), {"layer": layer, "until": end})
 
     def control(question: Question, recorded: Recorder, trials: list[Trial]) -> Iterator[Control]:
@@ -74,7 +75,7 @@ def freeze(
         edits=edits,
         control=control,
         record=record,
-        settings={"until": ends},
+        settings={"until": ends, "every": every},
         types={"until": "Int64"},
         **kept,
     )
