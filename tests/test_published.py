@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -207,7 +208,9 @@ def test_a_rerun_and_a_page_without_grafts_skip_their_cells(tmp_path):
 def test_recording_runs_the_chapters_own_cells(cache, tmp_path, monkeypatch):
     folder = tmp_path / "chapters"
     folder.mkdir()
-    (folder / "demo.py").write_text(CHAPTER)
+    # Of a seed that no adapter ships of: the chapter's own process finds those that do.
+    shutil.copytree(cache / "grafts" / "seed0", cache / "grafts" / "seed7")
+    (folder / "demo.py").write_text(CHAPTER.replace("bool(vlm), 4)", "bool(vlm), 4, 7)"))
     (folder / "other.py").write_text('# %% tags=["parameters"]\nvlm = ""\n')
     monkeypatch.setattr(record, "chapters_folder", lambda: folder)
     record.record([], tmp_path / "pages", say=lambda line: None)
