@@ -329,6 +329,9 @@ if published:
             f"{words} Bands: 95 % intervals from resampling countries."
         ),
     )
+
+# %% tags=["grafts", "hide-input"]
+if published:
     show(
         positions_by_layer(
             grafted[grafted["position"] != "mean"],

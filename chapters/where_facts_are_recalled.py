@@ -391,6 +391,9 @@ if published:
             "Bands: 95 % intervals from resampling countries."
         ),
     )
+
+# %% tags=["grafts", "hide-input"]
+if published:
     grafts_places = places.profile(grafts_scored)
     largest = deadline_words.largest_share(grafts_places)
     show(
