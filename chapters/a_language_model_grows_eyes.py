@@ -76,6 +76,7 @@ from twohop_lib.grafts.train import read, reopened
 from twohop_lib.readouts import graft_gap, graft_inside, graft_words
 from twohop_lib.readouts.captions import n_of, n_range
 
+pd.set_option("display.max_colwidth", None)
 grafts = open_grafts(
     "a_language_model_grows_eyes", [recipe], entities=entities, seed=seed
 )
@@ -94,17 +95,8 @@ in_format = six[six["format"] == prompts]
 # (`Question: What is the capital of Japan?`, `Answer:`). By picture, image tokens stand in the
 # examples' place of a name.
 
-# %% tags=["remove-output"]
-if grafts:
-    live = grafts.frame(
-        "by-name",
-        lambda study: graft_gap.ask_by_name(
-            study.backbone().owner, study.questions
-        ),
-    )
-
 # %%
-graft_gap.base_knowledge(answers, live if grafts else None)
+graft_gap.base_knowledge(answers, None)
 
 # %% [markdown]
 # {glue:text}`eyes_base`. What it does not know by name cannot be missed by picture: from here on, a
@@ -319,32 +311,6 @@ show(
 )
 
 # %% [markdown]
-# ### More image tokens, or fewer
-#
-# All of the above have nine image tokens. Other patch sizes give 4, 16 and 25
-# ({numref}`fig-eyes-tokens`).
-
-# %% tags=["hide-input"]
-counted = [*graft_gap.by_tokens("caption"), *graft_gap.by_tokens("names")]
-tokens = graft_gap.curve(measured, counted, prompts)
-show(
-    dots.draw(
-        tokens,
-        graft_words.tokens_title(measured, prompts),
-        "Named flags, facts by picture and own names, by recipe",
-        theme.shares(alt.X, "value", "Share (%)"),
-        value="value",
-        group="measure",
-        bands=[name for name in counted if name in set(tokens["model"])],
-        columns=(1, 3),
-    ),
-    "fig-eyes-tokens",
-    "caption and names have nine image tokens; their siblings as many as their names say. "
-    f"In the format {prompts}. {n_of(tokens, 'flags or facts')}. "
-    "Bars: 95 % intervals over countries and seeds.",
-)
-
-# %% [markdown]
 # ### The language model's two deadlines
 #
 # Now inside. A question is asked of a placeholder (*What is the capital of X?*), and a state of the
@@ -471,7 +437,8 @@ graft_gap.as_texts(
 )
 
 # %% tags=["remove-cell"]
-glue_all(graft_words.takeaways(answers, measured, shown, prompts))
+told = graft_words.takeaways(answers, measured, shown, prompts)
+glue_all(told | {"eyes_dose": told["eyes_dose"].replace("**", "")})
 one_each = in_format[in_format["measure"] == "by picture"]
 donor = graft_inside.patched(patches, "donor")
 glue_all(
