@@ -437,8 +437,7 @@ graft_gap.as_texts(
 )
 
 # %% tags=["remove-cell"]
-told = graft_words.takeaways(answers, measured, shown, prompts)
-glue_all(told | {"eyes_dose": told["eyes_dose"].replace("**", "")})
+glue_all(graft_words.takeaways(answers, measured, shown, prompts))
 one_each = in_format[in_format["measure"] == "by picture"]
 donor = graft_inside.patched(patches, "donor")
 glue_all(

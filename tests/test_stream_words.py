@@ -128,10 +128,10 @@ def test_without_a_map_the_nearest_name_is_told_as_pictures_enter_and_at_its_bes
         "the own name is nearest to at most 70 % (a) and 20 % (b) of pictures"
     )
     assert stream_words.nearest_sentence(LIKE) == (
-        "With no map fitted, 10 % of a's pictures are nearest to their own name as they enter, "
-        "70 % at layer 2, and half of them from layer 2 on; 0 % of b's pictures are nearest to "
-        "their own name as they enter, 20 % at layer 2, and half of them from no layer on "
-        "(n = 10, chance 10 %)."
+        "With no map fitted, 10 % of the pictures of a are nearest to their own name as they "
+        "enter, 70 % at layer 2, and half of them first at layer 2; 0 % of the pictures of b "
+        "are nearest to their own name as they enter, 20 % at layer 2, and half of them "
+        "first at no layer (n = 10, chance 10 %)."
     )
     places = pd.concat(
         [

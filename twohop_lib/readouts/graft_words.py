@@ -317,7 +317,7 @@ def takeaways(
         "eyes_own": own,
         "eyes_own_page": own,
         "eyes_dose": (
-            f"**The dose decides.** The more the name weighs in training, from captions alone to "
+            f"The more the name weighs in training, from captions alone to "
             f"the name alone, facts by picture are {dose}"
             if some
             else "The dose between captions and names was not measured"

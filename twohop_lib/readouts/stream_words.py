@@ -54,9 +54,9 @@ def nearest_sentence(found: pd.DataFrame) -> str:
         arrives = first_at_least(share.drop(0), arrival.THRESHOLD)
         when = "no layer" if arrives is None else f"layer {arrives}"
         told.append(
-            f"{percent(share[0])} % of {model}'s pictures are nearest to their own name as they "
-            f"enter, {percent(share.max())} % at layer {share.idxmax()}, and half of them from "
-            f"{when} on"
+            f"{percent(share[0])} % of the pictures of {model} are nearest to their own name as "
+            f"they enter, {percent(share.max())} % at layer {share.idxmax()}, and half of them "
+            f"first at {when}"
         )
     n = found["entity_id"].nunique()
     return f"With no map fitted, {'; '.join(told)} (n = {n}, chance {100 / n:.0f} %)."
