@@ -187,7 +187,7 @@ def measure(
     slow, hooks_s = _timed(lambda: _by_hooks(engine, some))
     record = some[0].target
     place = (record.n, record.span)
-    with _Peak() as peak_nnsight, _TokenLayers(probe) as by_loop:
+    with _Peak() as peak_nnsight:
         traced, nnsight_s = _timed(lambda: _by_nnsight(engine, some))
     held = [
         engine.agreement(got, wanted, farthest(wanted, loop))
@@ -196,6 +196,7 @@ def measure(
     ]
     share = _runs(planned) / _runs(some)
     needed = least(planned, engine.n_blocks)
+    by_loop = _runs(planned) * place[0] * engine.n_blocks
     return Timing(
         work=work,
         model=vlm.name,
@@ -218,10 +219,10 @@ def measure(
         agree=all(one.ok for one in held),
         peak_mb_engine=peak_engine.mb - before,
         peak_mb_nnsight=peak_nnsight.mb - before,
-        loop_token_layers=round(by_loop.number * share),
+        loop_token_layers=by_loop,
         engine_token_layers=by_engine.number,
         least_token_layers=needed,
-        ratio_limit=by_loop.number * share / needed,
+        ratio_limit=by_loop / needed,
         threads=torch.get_num_threads(),
     )
 

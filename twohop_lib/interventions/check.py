@@ -29,6 +29,7 @@ from twohop_lib.models.blocks import Blocks
 from twohop_lib.models.inputs import continued, encode
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.pair import ModelPair, drift
+from twohop_lib.models.prefix import keeping
 from twohop_lib.models.prompts import Prompt, build, render
 from twohop_lib.models.registry import architecture_class
 from twohop_lib.models.roles import TokenRoles, token_roles
@@ -212,13 +213,25 @@ def _alike(got: Tensor, wanted: Tensor, away: Tensor) -> Agreement:
 def _no_op(engine: Engine, a: Recording, b: Recording) -> Agreement:
     """Writing a run's own states back, at every layer, must change nothing."""
     runs, _ = hooks.runs(engine, [CrossPatch(a, a, layer) for layer in range(engine.n_blocks)])
-    return _worst([_alike(run, a.logits, b.logits) for run in runs])
+    alone = _left_alone(engine, a)
+    return _worst([_alike(run, alone, b.logits) for run in runs])
 
 
 def _full_patch(engine: Engine, a: Recording, b: Recording) -> Agreement:
     """The donor's picture, written in from the start, must give the donor's run."""
     run = hooks.runs(engine, [CrossPatch(a, b, 0)])[0][0]
-    return _alike(run, b.logits, a.logits)
+    return _alike(run, _left_alone(engine, b), a.logits)
+
+
+@torch.inference_mode()
+def _left_alone(engine: Engine, recording: Recording) -> Tensor:
+    """Next-token logits ``[vocab]`` of a run without an edit, of the shape of those with one.
+
+    A recording's own were computed beside those of later positions, and so rounded otherwise.
+    """
+    with engine.seeing(recording.inputs):
+        out = engine.model(**keeping(engine.model, recording.inputs, 1), use_cache=False)
+    return out.logits[0, -1].float()
 
 
 def _nnsight_is_hooks(engine: Engine, edit: CrossPatch) -> Agreement:
