@@ -35,8 +35,8 @@
 #   give {glue:text}`middle_degradation` %, {glue:text}`middle_difference` points and
 #   {glue:text}`middle_controlled` %.
 # - A *graft of Gemma 3 270M* knows what the web taught a published language model. Of the facts
-#   that this gives by name, about countries whose flags the graft names, it gives by picture:
-#   {glue:text}`grafts_gap`.
+#   that this gives by name and nothing gives away, about countries whose flags the graft names, it
+#   gives by picture: {glue:text}`grafts_gap`.
 # - The scoring rule matters: {glue:text}`rule_sentence`
 # ```
 
@@ -77,7 +77,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "early", "cross"]  # miniature VLMs
-grafts = ["caption", "facts", "names"]  # a published LM, given eyes
+grafts = ["caption", "names"]  # a published LM, given eyes
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded; "" for every way
@@ -297,14 +297,14 @@ gap_words.by_world(worlds, seed).style.hide(axis="index")
 #
 # The organisms' gaps were trained into them. A *graft* is a published language model, Gemma 3 270M,
 # frozen, with a small vision tower and projector grown onto it: `caption` by captions that name the
-# country alone, `facts` also by questions about other countries, `names` by matching the name's
-# embeddings without ever running the language model. They are shown flags, and asked what the
-# language model gives by name. {numref}`fig-grafts-arms` puts the arms side by side, and
-# {numref}`fig-grafts-types` tells the outcomes apart: a graft may say the country's own name
-# whatever it is asked, which is no recall that failed.
+# country alone, `names` by matching the embeddings of the name without ever running the language
+# model. They are shown flags, and asked what the language model gives by name.
+# {numref}`fig-grafts-arms` puts the arms side by side, and {numref}`fig-grafts-types` tells the
+# outcomes apart: a graft may say the country's own name whatever it is asked, which is no recall
+# that failed. *A language model grows eyes* has more recipes, seeds and countries.
 
 # %% tags=["grafts"]
-published = open_grafts("the_gap", grafts, study.given, 12)
+published = open_grafts("the_gap", grafts, study.given, 16)
 if published:
     grafted = published.frame(
         "arms",
@@ -317,10 +317,9 @@ if published:
 # %% tags=["grafts", "hide-input"]
 if published:
     arms = gap_words.by_arm(gap_words.accuracy_of_recognised(grafted))
-    of_known = gap_words.outcomes_of_known(grafted, "llm")
     show(
         dots.accuracy_by_arm(
-            arms, published.title(gap_words.lowest(of_known))
+            arms, published.title(gap_words.by_picture(arms))
         ),
         "fig-grafts-arms",
         published.caption(
@@ -335,7 +334,7 @@ if published:
     shares = each_model(grafted, cascade.failure_shares, known_by="llm")
     show(
         bars.failure_bars(
-            shares, published.title("what is said by picture")
+            shares, published.title(gap_words.own_names(shares))
         ),
         "fig-grafts-types",
         published.caption(
@@ -346,12 +345,10 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_words", published.words)
-glue(
-    "grafts_gap",
-    gap_words.outcomes_sentence(of_known, "country")
-    if published
-    else "not measured here",
-)
+if published:
+    of_known = gap_words.outcomes_of_known(grafted, "llm")
+    sentence = gap_words.outcomes_sentence(of_known, "country")
+glue("grafts_gap", sentence if published else "not measured here")
 
 # %% [markdown]
 # ## Controls

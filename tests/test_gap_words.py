@@ -170,3 +170,20 @@ def test_what_comes_of_known_facts_tells_the_own_name_apart():
     assert gap_words.outcomes_sentence(table, "house") == (
         "m 1 of 3 (the house's own name instead: 1 of 3, another: 1 of 3)"
     )
+
+
+def test_titles_tell_the_ends_and_the_own_name():
+    arms = pd.DataFrame(
+        {
+            "model": ["a", "a", "b"],
+            "arm": ["by name", "by picture", "by picture"],
+            "accuracy": [1.0, 0.09, 2 / 3],
+            "n_items": [46, 46, 3],
+        }
+    )
+    assert gap_words.by_picture(arms) == "a answers 9 % and b answers 2 of 3 by picture"
+    one = arms[arms["model"] == "a"]
+    assert gap_words.by_picture(one) == "a answers 9 % by picture"
+    shares = pd.DataFrame({"model": ["a", "b"], "share": [0.85, 0.0], "n_items": [46, 37]})
+    said = gap_words.own_names(shares.assign(type="own name instead"))
+    assert said == "a says the entity's own name instead in 85 % of its answers"

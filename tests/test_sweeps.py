@@ -177,6 +177,7 @@ def test_one_recognised_entity_makes_no_pair_and_says_so(late, world):
             pairs_for(late.owner, world, task, one, 1)
     asked = [q for q in one_per_entity(world.questions) if q.entity_id in one]
     assert len(freeze(late, world, asked, until=[3])) == 4
+    assert freeze(late, world, asked, until=[5], every=2)["layer"].tolist() == [0, 1, 3, 5]
     assert len(knockout(late, world, asked, edges=["question→image"])) == 18
     for run in (
         lambda: cross_patch(late, world, []),

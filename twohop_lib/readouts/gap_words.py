@@ -151,14 +151,20 @@ def outcomes_of_known(answers: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
-def lowest(outcomes: pd.DataFrame) -> str:
-    """A title: who gives how little by picture of what is known (:func:`outcomes_of_known`)."""
-    right = outcomes[outcomes["outcome"] == "right"].dropna(subset=["value"])
-    if right.empty:
-        return "no fact is left that could be recalled"
-    least, most = right.loc[right["value"].idxmin()], right.loc[right["value"].idxmax()]
-    said = [f"{r['model']} gives {counted(r['value'], int(r['n_items']))}" for r in (least, most)]
-    return f"of known facts {' and '.join(dict.fromkeys(said))} by picture"
+def by_picture(arms: pd.DataFrame) -> str:
+    """A title: who answers least by picture, and who most (:func:`by_arm`)."""
+    shown = arms[arms["arm"] == ARM_OF_CONDITION["by_picture"]]
+    ends = (shown.loc[shown["accuracy"].idxmin()], shown.loc[shown["accuracy"].idxmax()])
+    said = [f"{r['model']} answers {counted(r['accuracy'], int(r['n_items']))}" for r in ends]
+    return f"{' and '.join(dict.fromkeys(said))} by picture"
+
+
+def own_names(shares: pd.DataFrame) -> str:
+    """A title: who says the entity's own name instead, and how often (``failure_shares``)."""
+    own = shares[shares["type"] == "own name instead"]
+    most = own.loc[own["share"].idxmax()]
+    share = counted(most["share"], int(most["n_items"]))
+    return f"{most['model']} says the entity's own name instead in {share} of its answers"
 
 
 def outcomes_sentence(outcomes: pd.DataFrame, noun: str) -> str:
