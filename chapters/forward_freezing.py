@@ -333,7 +333,7 @@ switch.switches_by_world(worlds, "retained", ("task", "model")).pivot(
 # ## On a published language model
 #
 # The same freeze, up to the last block, in *grafts of Gemma 3 270M*: a published language model,
-# frozen as a whole in training, that sees flags through a small tower and projector grown onto it.
+# left as it was, that sees flags through a small tower and projector grown onto it.
 # {numref}`fig-grafts-freeze-names` asks for the country's name, {numref}`fig-grafts-freeze-facts`
 # for a fact that the language model gives by name.
 
@@ -342,14 +342,17 @@ published = open_grafts("forward_freezing", grafts, study.given, 12)
 if published:
     named = published.frame(
         "identify",
-        lambda study: swept(study, "identify", to_the_top, every=2),
+        lambda study: swept(study, "identify", to_the_top, every=3),
     )
     recalled = published.frame(
-        "fact", lambda study: swept(study, "fact", to_the_top, every=2)
+        "fact", lambda study: swept(study, "fact", to_the_top, every=3)
     )
     named, recalled = (
         switch.to_the_top(named),
         switch.to_the_top(recalled),
+    )
+    seen, told = (
+        found[found["model"] != "backbone"] for found in (named, recalled)
     )
 
 # %% tags=["grafts", "hide-input"]
@@ -357,7 +360,7 @@ if published:
     show(
         lines.lines_by_layer(
             switch.curve(named, "correct", x="layer"),
-            published.title(freeze_words.named_at_the_door(named)),
+            published.title(freeze_words.named_at_the_door(seen)),
             y_title="Still named (%)",
             x_title="Layer k at which the picture is frozen",
         ),
@@ -375,7 +378,7 @@ if published:
     show(
         lines.lines_by_layer(
             switch.curve(recalled, "correct", x="layer"),
-            published.title(freeze_words.work_for_facts(recalled)),
+            published.title(freeze_words.work_for_facts(told)),
             y_title="Facts answered (%)",
             x_title="Layer k at which the picture is frozen",
         ),
@@ -390,8 +393,8 @@ if published:
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_words", published.words)
 if published:
-    glue("grafts_named", freeze_words.at_the_door(named))
-    glue("grafts_facts", freeze_words.facts_at_the_door(recalled))
+    glue("grafts_named", freeze_words.at_the_door(seen))
+    glue("grafts_facts", freeze_words.facts_at_the_door(told))
 else:
     glue_all(dict.fromkeys(("grafts_named", "grafts_facts"), "–"))
 
