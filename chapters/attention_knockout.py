@@ -20,8 +20,8 @@
 # ```{admonition} Key takeaways
 # :class: tip
 #
-# All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
-# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# All figures are measured on this page, on miniature models (*organisms*) of a fictional
+# world{glue:text}`grafts_too`.
 #
 # - With the edge question→image cut from block b upwards, half of the names are back at b =
 #   {glue:text}`cut_late` (late), {glue:text}`cut_middle` (middle), {glue:text}`cut_early` (early)
@@ -423,7 +423,7 @@ counted_table(
 ) if published else None
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
+glue("grafts_too", published.too)
 if published:
     glue("grafts_cut", knockout_words.cut_at(turned))
     glue("grafts_reader", knockout_words.who_reads(edges_of_grafts))

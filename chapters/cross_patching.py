@@ -21,8 +21,8 @@
 # ```{admonition} Key takeaways
 # :class: tip
 #
-# All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
-# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# All figures are measured on this page, on miniature models (*organisms*) of a fictional
+# world{glue:text}`grafts_too`.
 #
 # - Asked to name the house, the organisms turn from the donor to the target at layer
 #   {glue:text}`switch_late` (late), {glue:text}`switch_middle` (middle),
@@ -406,7 +406,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
+glue("grafts_too", published.too)
 for asked in ("name", "fact"):
     glue(
         f"grafts_{asked}s",

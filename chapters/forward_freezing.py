@@ -20,8 +20,8 @@
 # ```{admonition} Key takeaways
 # :class: tip
 #
-# All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
-# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# All figures are measured on this page, on miniature models (*organisms*) of a fictional
+# world{glue:text}`grafts_too`.
 #
 # - Frozen as it enters the first block, the picture still lets {glue:text}`named_late` % (late),
 #   {glue:text}`named_middle` % (middle) and {glue:text}`named_early` % (early) of the recognised
@@ -391,7 +391,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
+glue("grafts_too", published.too)
 if published:
     glue("grafts_named", freeze_words.at_the_door(seen))
     glue("grafts_facts", freeze_words.facts_at_the_door(told))

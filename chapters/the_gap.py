@@ -20,8 +20,8 @@
 # ```{admonition} Key takeaways
 # :class: tip
 #
-# All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
-# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# All figures are measured on this page, on miniature models (*organisms*) of a fictional
+# world{glue:text}`grafts_too`.
 #
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
 #   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle),
@@ -344,7 +344,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
+glue("grafts_too", published.too)
 if published:
     of_known = gap_words.outcomes_of_known(grafted, "llm")
     sentence = gap_words.outcomes_sentence(of_known, "country")

@@ -21,8 +21,8 @@
 # ```{admonition} Key takeaways
 # :class: tip
 #
-# All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
-# Those on *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# All figures are measured on this page, on miniature models (*organisms*) of a fictional
+# world{glue:text}`grafts_too`.
 #
 # - A linear probe finds the house from the first layers on in every organism with image tokens
 #   ({glue:text}`probe_late` % late, {glue:text}`probe_middle` % middle, {glue:text}`probe_early` %
@@ -344,7 +344,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
+glue("grafts_too", published.too)
 glue(
     "grafts_like",
     stream_words.nearest_sentence(mean)

@@ -77,6 +77,15 @@ class Published:
             self._record(frames, Path(to))
         return found
 
+    @property
+    def too(self) -> str:
+        """What follows "All figures are measured on this page, on organisms", up to the stop."""
+        if self.study is None:
+            return f"; there are no {GRAFTS}: {self.words}"
+        if self.recorded is None:
+            return f" and on {GRAFTS}"
+        return f"; those on {GRAFTS} were {self.words}"
+
     def title(self, finding: str) -> str:
         """A figure's title: whose finding it is, and the finding."""
         return f"G{GRAFTS[1:]}: {finding[:1].lower()}{finding[1:]}"

@@ -160,7 +160,7 @@ NARROW, MEDIUM = 500, 660
 #: That width. Not the plot's, which changes when the room for a title is already taken.
 _SHOWN = "(isFinite(containerSize()[0]) ? containerSize()[0] : width)"
 #: Characters of a row's name per line, of a title per line by width, and of an answer in all.
-LABEL_WIDTH, TITLE_WIDTHS, LONGEST = 18, (42, 60, 84), 40
+LABEL_WIDTH, TITLE_WIDTHS, LONGEST = 18, (42, 58, 78), 40
 
 
 @alt.theme.register("twohop", enable=True)
