@@ -21,7 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
-# world{glue:text}`grafts_too`.
+# world {glue:text}`grafts_too`.
 #
 # - With the edge question→image cut from block b upwards, half of the names are back at b =
 #   {glue:text}`cut_late` (late), {glue:text}`cut_middle` (middle), {glue:text}`cut_early` (early)

@@ -22,7 +22,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
-# world{glue:text}`grafts_too`.
+# world {glue:text}`grafts_too`.
 #
 # - Asked to name the house, the organisms turn from the donor to the target at layer
 #   {glue:text}`switch_late` (late), {glue:text}`switch_middle` (middle),

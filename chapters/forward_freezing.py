@@ -21,7 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
-# world{glue:text}`grafts_too`.
+# world {glue:text}`grafts_too`.
 #
 # - Frozen as it enters the first block, the picture still lets {glue:text}`named_late` % (late),
 #   {glue:text}`named_middle` % (middle) and {glue:text}`named_early` % (early) of the recognised

@@ -21,7 +21,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
-# world{glue:text}`grafts_too`.
+# world {glue:text}`grafts_too`.
 #
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
 #   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle),

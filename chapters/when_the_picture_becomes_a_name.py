@@ -22,7 +22,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
-# world{glue:text}`grafts_too`.
+# world {glue:text}`grafts_too`.
 #
 # - A linear probe finds the house from the first layers on in every organism with image tokens
 #   ({glue:text}`probe_late` % late, {glue:text}`probe_middle` % middle, {glue:text}`probe_early` %

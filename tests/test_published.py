@@ -84,7 +84,7 @@ def test_grafts_that_are_here_are_run_on_this_page(cache, capsys):
     opened = open_grafts("demo", ["caption", "names"], entities=4)
     assert opened and opened.study.models == ["caption", "names"]
     assert opened.words == "measured on this page"
-    assert opened.too == " and on grafts of Gemma 3 270M"
+    assert opened.too == "and on grafts of Gemma 3 270M"
     assert "grafts of Gemma 3 270M caption, names, measured on" in capsys.readouterr().out
     assert opened.frame("any", lambda study: study) is opened.study
     assert opened.title("All turn.") == "Grafts of Gemma 3 270M: all turn."
@@ -132,7 +132,7 @@ def test_the_one_language_model_is_in_memory_once_and_asked_once(cache, monkeypa
 def test_a_page_without_the_language_model_shows_what_was_recorded(recorded, capsys):
     shown = open_grafts("demo", ["caption", "names"], entities=4)
     assert shown and "recorded on" in shown.words and "by twohop graft record" in shown.words
-    assert shown.too.startswith("; those on grafts of Gemma 3 270M were recorded on")
+    assert shown.too.startswith("(those on grafts of Gemma 3 270M were recorded on")
     out = capsys.readouterr().out
     assert "graft 'caption' of seed 0 is not on this machine" in out and "recorded on" in out
     again = shown.frame("named", lambda study: pytest.fail("computed"))
@@ -156,7 +156,7 @@ def test_neither_here_nor_recorded_is_told_and_is_no_failure(cache, monkeypatch,
     monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "empty"))
     opened = open_grafts("demo", ["caption"], entities=4)
     assert not opened and "neither" in opened.words
-    assert opened.too.startswith("; there are no grafts of Gemma 3 270M: neither")
+    assert opened.too.startswith("(there are no grafts of Gemma 3 270M: neither")
     assert "No grafts of Gemma 3 270M: neither" in capsys.readouterr().out
     with pytest.raises(TwohopError, match="no grafts to show"):
         opened.frame("named", lambda study: None)

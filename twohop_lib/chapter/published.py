@@ -81,10 +81,10 @@ class Published:
     def too(self) -> str:
         """What follows "All figures are measured on this page, on organisms", up to the stop."""
         if self.study is None:
-            return f"; there are no {GRAFTS}: {self.words}"
+            return f"(there are no {GRAFTS}: {self.words})"
         if self.recorded is None:
-            return f" and on {GRAFTS}"
-        return f"; those on {GRAFTS} were {self.words}"
+            return f"and on {GRAFTS}"
+        return f"(those on {GRAFTS} were {self.words})"
 
     def title(self, finding: str) -> str:
         """A figure's title: whose finding it is, and the finding."""
