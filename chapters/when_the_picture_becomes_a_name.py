@@ -284,8 +284,10 @@ stream_words.worlds_table(likeness, recorded)
 # `names` by matching the name's embeddings. There are too few countries to fit a map on, so none is
 # fitted: a picture counts as found if, of all names, its own is the nearest at the same layer, by
 # the cosine of states less their mean. {numref}`fig-grafts-likeness` is of the mean over the
-# picture's positions, {numref}`fig-grafts-positions` of each. *A language model grows eyes* has the
-# study's records of all recipes and seeds.
+# picture's positions, {numref}`fig-grafts-positions` of each. The layers are to be held against the
+# two deadlines of the same language model (*Where facts are recalled*): a picture that turns into a
+# name behind both is named, and gives no fact. *A language model grows eyes* has the study's
+# records of all recipes and seeds.
 
 
 # %% tags=["grafts"]
@@ -335,7 +337,7 @@ if published:
     show(
         positions_by_layer(
             grafted[grafted["position"] != "mean"],
-            published.title(stream_words.best_position(grafted)),
+            published.title(stream_words.positions_title(grafted)),
         ),
         "fig-grafts-positions",
         published.caption(

@@ -334,32 +334,31 @@ show(
 
 
 # %% tags=["grafts"]
+def tokens(lm, question):
+    return count_tokens(f" {question.entity}", lm.owner.tokenizer)
+
+
 def deadlines(study):
     lm, kept = study.backbone(), study.kept("backbone")
-    asked = [
-        pair
-        for pair in study.pairs_of("backbone", "fact")
-        if count_tokens(f" {pair.target.entity}", lm.owner.tokenizer) == 1
-    ][:12]
+    asked = study.pairs_of("backbone", "fact")
+    asked = [p for p in asked if tokens(lm, p.target) == 1][:12]
+    early = [(2, layer) for layer in (2, 3, 4, 6)]
     return joined(
-        recall_deadline(
-            lm,
-            study.questions,
-            asked,
-            routes=[(2, layer) for layer in (2, 3, 4, 6)],
-            **kept,
-        ),
+        recall_deadline(lm, study.questions, asked, routes=early, **kept),
         reading_deadline(
-            lm, study.questions, asked, (8, 10, 12, 13, 14), **kept
+            lm, study.questions, asked, (8, 12, 13, 14), **kept
         ),
     )
 
 
 def attributions(study):
     lm, every = study.backbone(), study.questions.questions
-    alike = pick_pairs(lm.owner, every, "fact", 1, alike_names=True)
-    one_each = {pair.target.entity_id: pair for pair in alike}
-    some = list(one_each.values())[:10]
+    alike = [
+        pair
+        for pair in pick_pairs(lm.owner, every, "fact", 1)
+        if tokens(lm, pair.target) == tokens(lm, pair.donor)
+    ]
+    some = alike[:: max(1, len(alike) // 10)][:10]
     found = attribution.contrasts(lm, study.questions, some, "name")
     return attribution.attribute(lm, found)
 
@@ -413,7 +412,7 @@ if published:
 glue("grafts_words", published.words)
 glue(
     "grafts_deadlines",
-    deadline_words.two_deadlines_sentence(two)
+    deadline_words.two_deadlines_sentence(grafts_written)
     if published
     else "nothing was measured here.",
 )

@@ -98,16 +98,18 @@ def test_arrivals_that_never_come_are_called_so():
 def test_the_two_deadlines_are_told_by_the_last_layers_at_which_facts_come():
     enriched = written((1.0, 0.9, 0.2, 0.0)).assign(experiment="deadline")
     read = written((0.8, 0.7, 0.3), state=8).assign(experiment="reading-deadline")
-    two = deadline_words.two_deadlines(pd.concat([enriched, read], ignore_index=True))
+    both = pd.concat([enriched, read], ignore_index=True)
+    two = deadline_words.two_deadlines(both)
     assert len(two) == 70  # Neither the wrong entity's nor the run with nothing written.
     assert deadline_words.two_deadlines_title(two) == (
         "a state is enriched up to layer 3, and read up to layer 9"
     )
-    assert deadline_words.two_deadlines_sentence(two) == (
+    assert deadline_words.two_deadlines_sentence(both) == (
         "the state after 2 blocks gives the fact in 90 % at layer 3 and in 20 % at layer 4, "
-        "the layer's own state gives the fact in 70 % at layer 9 and in 30 % at layer 10 (n = 10)."
+        "the layer's own state gives the fact in 70 % at layer 9 and in 30 % at layer 10 (n = 10; "
+        "0 of 1 come with nothing written)."
     )
     assert deadline_words.left_alone(enriched) == "0 of 1"
     always = pd.concat([enriched, read.assign(correct=True)], ignore_index=True)
-    told = deadline_words.two_deadlines_sentence(deadline_words.two_deadlines(always))
-    assert told.endswith("the layer's own state gives the fact in 100 % at layer 10 (n = 10).")
+    told = deadline_words.two_deadlines_sentence(always)
+    assert "the layer's own state gives the fact in 100 % at layer 10 (n = 10; " in told

@@ -128,11 +128,12 @@ def test_without_a_map_the_nearest_name_is_told_as_pictures_enter_and_at_its_bes
         "the own name is nearest to at most 70 % (a) and 20 % (b) of pictures"
     )
     assert stream_words.nearest_sentence(LIKE) == (
-        "With no map fitted, 10 % of the pictures of a are nearest to their own name as they "
-        "enter, 70 % at layer 2, and half of them first at layer 2; 0 % of the pictures of b "
-        "are nearest to their own name as they enter, 20 % at layer 2, and half of them "
-        "first at no layer (n = 10, chance 10 %)."
+        "With no map fitted, of a's pictures, 10 % are nearest to their own name as they enter, "
+        "and at most 70 %, at layer 2; half of them are at layer 2 for the first time; of b's "
+        "pictures, 0 % are nearest to their own name as they enter, and at most 20 %, at layer 2; "
+        "half of them are at no layer (n = 10, chance 10 %)."
     )
+    assert "half of them are then already (n" in stream_words.nearest_sentence(found("a", 0.6, 0.3))
     places = pd.concat(
         [
             found("a", 0.1, 0.3).assign(position="1"),
@@ -140,4 +141,6 @@ def test_without_a_map_the_nearest_name_is_told_as_pictures_enter_and_at_its_bes
             found("a", 0.1, 0.9).assign(position="mean"),
         ]
     )
-    assert stream_words.best_position(places).endswith("at position 2 of a's picture, layer 1")
+    assert stream_words.positions_title(places) == (
+        "position by position, the own name is nearest to 30 to 40 % (a, layer 1) of pictures"
+    )

@@ -110,14 +110,19 @@ def two_deadlines_title(two: pd.DataFrame) -> str:
     return f"a state is enriched up to layer {enriched}, and read up to layer {read}"
 
 
-def two_deadlines_sentence(two: pd.DataFrame) -> str:
-    """The end of a sentence: what comes at the last layer before each deadline, and behind it."""
+def two_deadlines_sentence(written: pd.DataFrame) -> str:
+    """The end of a sentence: what comes at the last layer before each deadline, and behind it.
+
+    ``written`` as of :func:`two_deadlines`.
+    """
+    two = two_deadlines(written)
     n, told = two["entity_id"].nunique(), []
     for arrives, (share, last, gone) in _last_and_first(two).items():
         behind = "" if gone is None else f" and in {percent(share[gone])} % at layer {gone}"
         which = "the layer's own state" if arrives == READ else f"the {arrives}"
         told.append(f"{which} gives the fact in {percent(share[last])} % at layer {last}{behind}")
-    return f"{', '.join(told)} (n = {n})."
+    alone = f"{left_alone(written)} come with nothing written"
+    return f"{', '.join(told)} (n = {n}; {alone})."
 
 
 def left_alone(written: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from twohop_lib.readouts import arrival
 from twohop_lib.readouts.arrival import arrivals
-from twohop_lib.readouts.captions import NOT_MEASURED, listed, percent
+from twohop_lib.readouts.captions import NOT_MEASURED, listed, percent, percent_range
 from twohop_lib.readouts.layers import extremes, first_at_least
 
 #: Entities are told apart from the first layer at which so large a share is.
@@ -33,14 +33,14 @@ def nearest_title(found: pd.DataFrame) -> str:
     return f"the own name is nearest to at most {listed(told)} of pictures"
 
 
-def best_position(found: pd.DataFrame) -> str:
-    """At which position of the picture, and layer, the own name is nearest most often."""
-    share = found[found["position"] != "mean"].groupby(["model", "position", "layer"])["found"]
-    model, position, layer = share.mean().idxmax()
-    return (
-        f"the own name is nearest most often at position {position} of {model}'s picture, "
-        f"layer {layer}"
-    )
+def positions_title(found: pd.DataFrame) -> str:
+    """A title: at each model's best layer, how often positions are nearest, least to most."""
+    told = []
+    for model, own in found[found["position"] != "mean"].groupby("model", sort=False):
+        at = own.groupby("layer")["found"].mean().idxmax()
+        share = own[own["layer"] == at].groupby("position")["found"].mean()
+        told.append(f"{percent_range(share)} ({model}, layer {at})")
+    return f"position by position, the own name is nearest to {listed(told)} of pictures"
 
 
 def nearest_sentence(found: pd.DataFrame) -> str:
@@ -51,12 +51,13 @@ def nearest_sentence(found: pd.DataFrame) -> str:
     told = []
     for model, own in found.groupby("model", sort=False):
         share = own.groupby("layer")["found"].mean()
-        arrives = first_at_least(share.drop(0), arrival.THRESHOLD)
-        when = "no layer" if arrives is None else f"layer {arrives}"
+        half = first_at_least(share, arrival.THRESHOLD)
+        first = f"at layer {half} for the first time"
+        when = {None: "at no layer", 0: "then already"}.get(half, first)
         told.append(
-            f"{percent(share[0])} % of the pictures of {model} are nearest to their own name as "
-            f"they enter, {percent(share.max())} % at layer {share.idxmax()}, and half of them "
-            f"first at {when}"
+            f"of {model}'s pictures, {percent(share[0])} % are nearest to their own name as they "
+            f"enter, and at most {percent(share.max())} %, at layer {share.idxmax()}; half "
+            f"of them are {when}"
         )
     n = found["entity_id"].nunique()
     return f"With no map fitted, {'; '.join(told)} (n = {n}, chance {100 / n:.0f} %)."
