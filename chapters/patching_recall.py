@@ -74,7 +74,7 @@ llm = ""  # its text backbone, if not the one it is known to have
 load = {}  # how to load them, such as {"quantise": "4bit"}
 benchmark = ""  # a source's name or a path; "" asks what suits the model
 organisms = ["late", "middle", "cross"]  # miniature VLMs to ask
-grafts = ["caption", "names"]  # published LM with eyes grown on it
+grafts = ["caption"]  # published LM with eyes grown on it
 seed = 0  # which world; others than 0 are trained on demand
 split = "test"  # houses never used for any choice; "" for all
 wording = "standard"  # how the questions are worded
@@ -322,8 +322,7 @@ glue("random_sentence", patch_words.random_sentence(differences))
 # ## On a published language model
 #
 # The same patch on *grafts*: a published language model, Gemma 3 270M, frozen, with a small vision
-# tower and projector grown onto it. `caption` was trained on captions that name the country,
-# `names` by matching the name's embeddings. The patch covers all of the picture. Its controls are
+# tower and projector grown onto it, trained on captions that name the country. The patch covers all of the picture. Its controls are
 # other windows of blocks, the first window's outputs written further up, and the *wrong entity's*
 # ({numref}`fig-grafts-recovery`). This is a sample; *A language model grows eyes* has the study's
 # records of all recipes and seeds.
@@ -348,7 +347,7 @@ def in_windows(study):
             engine,
             study.backbone(name),
             study.questions,
-            study.pairs_of(name, "fact")[:10],
+            study.pairs_of(name, "fact")[:12],
             patches=windows,
             **labels,
         )

@@ -276,11 +276,11 @@ repairs.harm(both)
 # small vision tower and projector grown onto it. `caption` was trained on captions that name the
 # country, `names` by matching the name's embeddings; no fact was in either's training. They are
 # shown flags and asked what the language model gives by name ({numref}`fig-grafts-cot`). An answer
-# that is the country's own name is no recall that was missed, and is counted apart. This is a
-# sample; *A language model grows eyes* has the study's records of all recipes and seeds.
+# that is the country's own name is no recall that was missed, and is counted apart; a name that is
+# given, or said first, need not stop a graft from saying it again. This is a sample; *A language model grows eyes* has the study's records of all recipes and seeds.
 
 # %% tags=["grafts"]
-published = open_grafts("thinking_out_loud", grafts, study.given, 12)
+published = open_grafts("thinking_out_loud", grafts, study.given, 9)
 if published:
     grafted = published.frame(
         "answers",
@@ -292,15 +292,11 @@ if published:
     ways = repairs.of_known(grafted)
     spoken = share_table(ways, "correct", ["model", "method"])
     named = repairs.own_name_instead(grafted)
-    first = spoken[spoken["method"] == "name first"]
     show(
         dots.by_method(
             spoken,
             list(repairs.WAYS.values()),
-            published.title(
-                "naming first, "
-                f"{tables.range_words(first)} of known facts are right"
-            ),
+            published.title(repairs.first_title(spoken)),
         ),
         "fig-grafts-cot",
         published.caption(
@@ -315,7 +311,7 @@ if published:
 glue("grafts_words", published.words)
 glue(
     "grafts_back",
-    repairs.ways_sentence(spoken, named, "country")
+    repairs.ways_sentence(ways, "country")
     if published
     else "It was not measured here.",
 )

@@ -115,7 +115,7 @@ def test_windows_of_blocks_are_told_with_the_wrong_entitys_own_facts():
     )
     table = share_table(made, "correct", ["model", "method"])
     assert patch_words.first_against_late(table) == (
-        "10 % are right, 90 % with the first blocks' MLP outputs, 0 % with late ones"
+        "the first (late) blocks' MLP outputs take a from 10 to 90 % (0 %) of known facts"
     )
     assert patch_words.windows_sentence(table, made) == (
         "Of known facts 10 % are right in a, and 90 % with the first blocks' MLP outputs written "

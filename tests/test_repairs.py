@@ -62,21 +62,31 @@ def test_the_own_name_is_told_apart_from_other_answers_to_known_facts():
     named = answers["condition"] == "identify"
     answers.loc[named, "question_id"] = ""
     answers["accepted"] = [["Alba"] if one else ["y"] for one in named]
-    own = (answers["question_id"] == "a1") & (answers["condition"] == "by_picture")
-    answers.loc[own, "answer"] = "Alba."
+    one = answers["question_id"] == "a1"
+    answers.loc[one & (answers["condition"] == "by_picture"), "answer"] = "Alba."
+    # The name that is asked for first is no answer; one that follows it is.
+    first = answers["condition"] == "name_first"
+    answers.loc[first, ["answer", "named"]] = ["This is Alba. x", "This is Alba."]
+    two = answers["question_id"] == "a2"
+    answers.loc[first & two, "answer"] = "This is Alba. Alba"
     ways = repairs.of_known(answers)
     assert set(ways["question_id"]) == {"a1", "a2"}  # b is not named from its picture
     assert set(ways["method"]) == {"directly", "name first", "neutral sentence"}
     instead = repairs.own_name_instead(answers)
     assert instead[["model", "value", "n_items"]].values.tolist() == [["m", 0.5, 2]]
     assert repairs.own_name_words(instead) == "1 of 2 (m)"
+    assert ways.loc[ways["own_name"], ["question_id", "method"]].values.tolist() == [
+        ["a1", "directly"],
+        ["a2", "name first"],
+    ]
     table = share_table(ways, "correct", ["model", "method"])
-    assert repairs.ways_sentence(table, instead, "house") == (
-        "Asked directly, m answers 0 of 2 of what its language model knows (and says the house's "
-        "own name instead in 1 of 2); name first 1 of 2, name given –, neutral sentence 0 of 2 "
-        "(n = 2)."
+    assert repairs.first_title(table) == "naming first takes m from 0 to 50 % of known facts"
+    assert repairs.ways_sentence(ways, "house") == (
+        "Of what its language model gives by name are right, with the house's own name instead in "
+        "brackets: m directly 0 of 2 (1 of 2), name first 1 of 2 (1 of 2), neutral sentence 0 of 2 "
+        "(0 of 2) (n = 2)."
     )
-    assert repairs.ways_sentence(table[:0], instead, "house").startswith("It names nothing")
+    assert repairs.ways_sentence(ways[:0], "house").startswith("It names nothing")
     # Facts that were not asked by picture say nothing.
     unasked = (answers["condition"] == "by_picture") & (answers["question_id"] == "a2")
     assert repairs.own_name_instead(answers[~unasked])["n_items"].tolist() == [1]

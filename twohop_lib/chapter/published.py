@@ -32,6 +32,8 @@ from twohop_lib.runs.evaluate import NULLABLE, evaluate
 #: What figures, captions and titles call them.
 GRAFT = "graft of Gemma 3 270M"
 GRAFTS = "grafts of Gemma 3 270M"
+#: Tokens of an answer: it ends with its line, and a batch waits for its longest.
+MAX_NEW_TOKENS = 12
 #: The running example: entities are taken evenly, from this one on.
 EXAMPLE = "JP"
 WORDING = "standard"
@@ -131,6 +133,7 @@ def open_grafts(
         return Published(None, "none were asked for")
     asked = graft_questions(seed, entities)
     about = {"chapter": chapter, "seed": seed, "given": False, "batch_size": batch_size}
+    about |= {"max_new_tokens": MAX_NEW_TOKENS}
     about |= {"everyone": graft_questions(seed), "work": work}
     pairs, reasons = _live(grafts, seed)
     for reason in reasons:
@@ -172,6 +175,7 @@ def _run(pairs: Mapping[str, ModelPair], asked: Benchmark, about: dict[str, Any]
         model_name="backbone",
         seed=about["seed"],
         batch_size=about["batch_size"],
+        max_new_tokens=about["max_new_tokens"],
         folder=shipped.grafts_folder() / "by_name",
     )
     study = Study(pairs=pairs, questions=_known(asked, by_name), **about)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from twohop_lib.readouts.captions import (
     counted,
+    listed,
     n_range,
     percent,
     percent_range,
@@ -146,11 +147,13 @@ def about_one(table: pd.DataFrame, model: str) -> str:
 
 def first_against_late(table: pd.DataFrame) -> str:
     """A title: shares right without a patch, and with the first and the late blocks' outputs."""
-    at = table.set_index("method")["value"]
-    none, first, late = (
-        percent_range(at.loc[[m]]) for m in ("unpatched", "first blocks", "late blocks")
-    )
-    return f"{none} are right, {first} with the first blocks' MLP outputs, {late} with late ones"
+    at = table.pivot(index="model", columns="method", values="value")
+    told = [
+        f"{model} from {percent(at.loc[model, 'unpatched'])} to "
+        f"{percent(at.loc[model, 'first blocks'])} % ({percent(at.loc[model, 'late blocks'])} %)"
+        for model in table["model"].unique()
+    ]
+    return f"the first (late) blocks' MLP outputs take {listed(told)} of known facts"
 
 
 def windows_sentence(table: pd.DataFrame, patched: pd.DataFrame) -> str:

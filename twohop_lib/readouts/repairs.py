@@ -6,12 +6,14 @@ neutral sentence), others are patches of MLP outputs (:mod:`twohop_lib.intervent
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from twohop_lib.readouts.captions import (
-    NOT_MEASURED,
     counted,
     listed,
+    n_range,
     percent,
     spread_words,
 )
@@ -19,6 +21,8 @@ from twohop_lib.readouts.cascade import cascade, passing
 from twohop_lib.readouts.selection import FACT, keep, mark_missed, missed
 from twohop_lib.readouts.shares import paired_differences, share_table
 from twohop_lib.readouts.tables import counted_table, each_model, share_words
+from twohop_lib.scoring.matching import matches
+from twohop_lib.stats import ENTITY
 
 #: Condition of the answer records -> way of asking.
 SPOKEN = {"name_first": "name first", "name_given": "name given", "neutral": "neutral sentence"}
@@ -123,10 +127,25 @@ def cot_values(back: pd.DataFrame, models: list[str]) -> dict[str, str]:
 def of_known(answers: pd.DataFrame) -> pd.DataFrame:
     """Answers to each of :data:`WAYS` of asking, about facts known by name of recognised entities.
 
-    Missed or not. Adds ``method``.
+    Missed or not. Adds ``method``, and ``own_name``: the answer is wrong, and is the entity's own
+    name (behind the one that is asked for first).
     """
     typed = passing(passing(each_model(answers, cascade), "known_llm"), "recognised")
-    return _called(keep(answers, typed[list(FACT)]), "condition", WAYS)
+    rows = _called(keep(answers, typed[list(FACT)]), "condition", WAYS)
+    named = answers[answers["condition"] == "identify"]
+    names = named.set_index(list(ENTITY))["accepted"].to_dict()
+    return rows.assign(
+        own_name=[
+            not row["correct"]
+            and matches(_behind_naming(row), list(names[tuple(row[key] for key in ENTITY)]))
+            for row in rows.to_dict("records")
+        ]
+    )
+
+
+def _behind_naming(row: dict[str, Any]) -> str:
+    named = row.get("named")
+    return row["answer"] if pd.isna(named) else row["answer"].removeprefix(named)
 
 
 def own_name_instead(answers: pd.DataFrame) -> pd.DataFrame:
@@ -145,24 +164,39 @@ def own_name_words(named: pd.DataFrame) -> str:
     return listed([f"{counted(r.value, r.n_items)} ({r.model})" for r in named.itertuples()])
 
 
-def ways_sentence(table: pd.DataFrame, named: pd.DataFrame, noun: str) -> str:
+def first_title(table: pd.DataFrame) -> str:
+    """A title: from how many known facts to how many naming first takes each model.
+
+    ``table`` has columns ``model, method, value`` (of :func:`of_known`).
+    """
+    at = table.pivot(index="model", columns="method", values="value")
+    told = [
+        f"{model} from {percent(at.loc[model, WAYS['by_picture']])} to "
+        f"{percent(at.loc[model, WAYS['name_first']])} %"
+        for model in table["model"].unique()
+    ]
+    return f"naming first takes {listed(told)} of known facts"
+
+
+def ways_sentence(ways: pd.DataFrame, noun: str) -> str:
     """Sentences, one a model: how many known facts are right in each way of asking.
 
-    ``table`` has columns ``model, method, value, n_items`` (of :func:`of_known`).
+    ``ways`` as of :func:`of_known`.
     """
-    said = named.set_index("model")
     told = []
-    for model, own in table.groupby("model", sort=False):
-        at = {r.method: counted(r.value, r.n_items) for r in own.itertuples()}
-        direct, *others = WAYS.values()
-        rest = ", ".join(f"{way} {at.get(way, NOT_MEASURED)}" for way in others)
-        name = counted(said["value"].get(model), said["n_items"].get(model, 0))
-        told.append(
-            f"Asked {direct}, {model} answers {at.get(direct, NOT_MEASURED)} of what its language "
-            f"model knows (and says the {noun}'s own name instead in {name}); {rest} "
-            f"(n = {own['n_items'].min()})."
-        )
-    return " ".join(told) or "It names nothing that its language model knows."
+    for model, own in ways.groupby("model", sort=False):
+        each = []
+        for method, part in own.groupby("method", sort=False):
+            right, name = (counted(part[c].mean(), len(part)) for c in ("correct", "own_name"))
+            each.append(f"{method} {right} ({name})")
+        sizes = n_range(own.groupby("method").size())
+        told.append(f"{model} {', '.join(each)} (n = {sizes})")
+    if not told:
+        return "It names nothing that its language model knows."
+    return (
+        f"Of what its language model gives by name are right, with the {noun}'s own name instead "
+        f"in brackets: {'; '.join(told)}."
+    )
 
 
 def _called(rows: pd.DataFrame, column: str, names: dict[str, str]) -> pd.DataFrame:
