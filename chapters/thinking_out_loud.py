@@ -277,7 +277,8 @@ repairs.harm(both)
 # country, `names` by matching the name's embeddings; no fact was in either's training. They are
 # shown flags and asked what the language model gives by name ({numref}`fig-grafts-cot`). An answer
 # that is the country's own name is no recall that was missed, and is counted apart; a name that is
-# given, or said first, need not stop a graft from saying it again. This is a sample; *A language model grows eyes* has the study's records of all recipes and seeds.
+# given, or said first, need not stop a graft from saying it again. This is a sample; *A language
+# model grows eyes* has the study's records of all recipes and seeds.
 
 # %% tags=["grafts"]
 published = open_grafts("thinking_out_loud", grafts, study.given, 9)
