@@ -334,14 +334,14 @@ show(
 
 
 # %% tags=["grafts"]
-def tokens(lm, question):
-    return count_tokens(f" {question.entity}", lm.owner.tokenizer)
+def of_one_token(lm, pair):
+    return count_tokens(f" {pair.target.entity}", lm.owner.tokenizer) == 1
 
 
 def deadlines(study):
     lm, kept = study.backbone(), study.kept("backbone")
     asked = study.pairs_of("backbone", "fact")
-    asked = [p for p in asked if tokens(lm, p.target) == 1][:12]
+    asked = [pair for pair in asked if of_one_token(lm, pair)][:12]
     early = [(2, layer) for layer in (2, 3, 4, 6)]
     return joined(
         recall_deadline(lm, study.questions, asked, routes=early, **kept),
@@ -353,11 +353,7 @@ def deadlines(study):
 
 def attributions(study):
     lm, every = study.backbone(), study.questions.questions
-    alike = [
-        pair
-        for pair in pick_pairs(lm.owner, every, "fact", 1)
-        if tokens(lm, pair.target) == tokens(lm, pair.donor)
-    ]
+    alike = pick_pairs(lm.owner, every, "fact", 1, alike_names=True)
     some = alike[:: max(1, len(alike) // 10)][:10]
     found = attribution.contrasts(lm, study.questions, some, "name")
     return attribution.attribute(lm, found)

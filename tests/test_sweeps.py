@@ -12,7 +12,6 @@ import torch
 
 from tests.zoo import build
 from twohop_lib import records
-from twohop_lib.benchmark import sources
 from twohop_lib.chapter.explorer import PatchExplorer
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import dots, heat, lines, theme
@@ -42,9 +41,8 @@ from twohop_lib.study.organisms import SWEEP_COLUMNS
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard").some(8)
+def world(heraldry):
+    return heraldry.select(split="test", wording="standard").some(8)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +185,21 @@ def test_one_recognised_entity_makes_no_pair_and_says_so(late, world):
     ):
         with pytest.raises(NothingLeft, match="Nothing is left to run"):
             run()
+
+
+def test_names_of_as_many_tokens_are_counted_as_they_stand_in_a_text(late, world, monkeypatch):
+    names = sorted({q.entity for q in world.questions})
+    half = {f" {name}" for name in names[::2]}
+    # By itself no name is as long as another; behind a space every second one is.
+    monkeypatch.setattr(
+        pairing,
+        "count_tokens",
+        lambda text, _: 1 if text in half else 2 if text[:1] == " " else 3 + names.index(text),
+    )
+    ids = set(world.entities())
+    pairs = pairs_for(late.owner, world, "identify", ids, 1, alike_names=True)
+    assert len(pairs) == len(ids)
+    assert all((f" {p.target.entity}" in half) == (f" {p.donor.entity}" in half) for p in pairs)
 
 
 def test_names_are_patched_in_the_backbone(world):

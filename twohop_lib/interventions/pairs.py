@@ -128,7 +128,8 @@ def pick_pairs(
     condition = condition_of(task, "picture" if isinstance(model, Vlm) else "name")
     right = {id(q): accepted(condition, q) for q in questions}
     first = {id(q): first_token(model, prompt_of(condition, q), right[id(q)][0]) for q in questions}
-    length = {q.entity: count_tokens(q.entity, model.tokenizer) for q in questions}
+    # As it stands within a text: some tokenizers join the space before a word to it.
+    length = {q.entity: count_tokens(f" {q.entity}", model.tokenizer) for q in questions}
     # The same few answers are compared again and again.
     same = lru_cache(maxsize=None)(matches)
 
