@@ -284,7 +284,7 @@ repairs.harm(both)
 published = open_grafts("thinking_out_loud", grafts, study.given, 9)
 if published:
     grafted = published.frame(
-        "answers",
+        "ways",
         lambda study: study.ask("identify", "llm_by_name", *repairs.WAYS),
     )
 

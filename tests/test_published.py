@@ -100,7 +100,7 @@ def test_facts_are_those_that_the_language_model_gives_by_name(cache, monkeypatc
 
     monkeypatch.setattr(published, "evaluate", half_right)
     opened = open_grafts("demo", ["caption"], entities=4)
-    every = [q.question_id for q in published.graft_questions(0, 4).questions]
+    every = [q.question_id for q in published.graft_questions(0).some(4).questions]
     assert [q.question_id for q in opened.study.questions.questions] == every[::2]
     assert len(opened.by_name) == len(every)
 
@@ -160,6 +160,8 @@ def test_neither_here_nor_recorded_is_told_and_is_no_failure(cache, monkeypatch,
     assert "No grafts of Gemma 3 270M: neither" in capsys.readouterr().out
     with pytest.raises(TwohopError, match="no grafts to show"):
         opened.frame("named", lambda study: None)
+    with pytest.raises(TwohopError, match="records its own 'answers'"):
+        opened.frame("answers", lambda study: None)
 
 
 def test_a_graft_that_is_not_here_is_told_and_the_others_are_shown(cache, capsys):
@@ -178,7 +180,7 @@ def test_a_page_on_a_given_model_or_on_no_graft_has_none(cache, capsys):
 
 def test_grafts_are_asked_about_countries_that_no_recipe_was_asked_facts_about():
     every = published.graft_questions(0)
-    some = published.graft_questions(0, 12)
+    some = published.graft_questions(0).some(12)
     flags = sources.material("flags", distinct=True).questions
     order = list(dict.fromkeys(q.entity_id for q in flags))
     assert set(every.entities()) == set(order) - half(order, 0)

@@ -30,7 +30,6 @@ from twohop_lib.models.pair import ModelPair, compatibility, load_pair, text_sta
 from twohop_lib.runs.evaluate import NULLABLE, evaluate
 
 #: What figures, captions and titles call them.
-GRAFT = "graft of Gemma 3 270M"
 GRAFTS = "grafts of Gemma 3 270M"
 #: Tokens of an answer: it ends with its line, and a batch waits for its longest.
 MAX_NEW_TOKENS = 12
@@ -67,8 +66,11 @@ class Published:
         """``compute(study)`` where the models are here, else the frame of that name as recorded.
 
         Raises:
-            TwohopError: there are no grafts, or the chapter's recording has no such frame.
+            TwohopError: there are no grafts, the chapter's recording has no such frame, or the name
+                is that of a frame which every recording has.
         """
+        if name in (ANSWERS, BY_NAME):
+            raise TwohopError(f"Every page records its own {name!r}; give this frame another name.")
         if self.study is None:
             raise TwohopError(f"There are no grafts to show: {self.words}.")
         if self.recorded is not None:
@@ -131,10 +133,11 @@ def open_grafts(
         check_name(name)
     if given or not grafts:
         return Published(None, "none were asked for")
-    asked = graft_questions(seed, entities)
+    everyone = graft_questions(seed)
+    asked = everyone.some(entities)
     about = {"chapter": chapter, "seed": seed, "given": False, "batch_size": batch_size}
     about |= {"max_new_tokens": MAX_NEW_TOKENS}
-    about |= {"everyone": graft_questions(seed), "work": work}
+    about |= {"everyone": everyone, "work": work}
     pairs, reasons = _live(grafts, seed)
     for reason in reasons:
         print(f"{reason}.")
@@ -143,7 +146,7 @@ def open_grafts(
     return opened
 
 
-def graft_questions(seed: int = 0, entities: int = 0) -> Benchmark:
+def graft_questions(seed: int = 0) -> Benchmark:
     """Questions about flags that tell the grafts apart fairly; see :func:`open_grafts`."""
     folder = tempfile.TemporaryDirectory(prefix="twohop-")
     _BUILT.append(folder)
@@ -154,7 +157,7 @@ def graft_questions(seed: int = 0, entities: int = 0) -> Benchmark:
     place = {e: i for i, e in enumerate(kept[start:] + kept[:start])}
     asked = [q for q in flags.select(wording=WORDING).questions if q.entity_id in place]
     asked.sort(key=lambda q: place[q.entity_id])
-    return replace(flags, questions=tuple(asked)).some(entities)
+    return replace(flags, questions=tuple(asked))
 
 
 #: Benchmarks built for this process; their folders go when it does.
