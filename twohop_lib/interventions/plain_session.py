@@ -22,6 +22,7 @@ from twohop_lib.models.inputs import (
     thinks,
 )
 from twohop_lib.models.loading import Llm, Vlm
+from twohop_lib.models.prefix import common
 from twohop_lib.models.prompts import Prompt, render, turns_of
 from twohop_lib.models.thinking import BUDGET, switched_off
 from twohop_lib.runs.generate import answer
@@ -80,7 +81,7 @@ def differences(
     if theirs.text != own.text:
         found.append(f"{arm}: the prompt reads {own.text!r} here and {theirs.text!r} there.")
     if theirs.ids != own.ids:
-        at = _parting(theirs.ids, own.ids)
+        at = common(theirs.ids, own.ids)
         here, there = (model.tokenizer.decode(x[at : at + 4]) for x in (own.ids, theirs.ids))
         found.append(
             f"{arm}: the prompt is {len(own.ids)} tokens here and {len(theirs.ids)} in a plain "
@@ -119,9 +120,3 @@ def notes(vlm: Vlm) -> tuple[str, ...]:
         listed = ", ".join(f"{name} {value:g}" for name, value in unused.items())
         said.append(f"Answers are greedy; the checkpoint's own {listed} is not used.")
     return tuple(said)
-
-
-def _parting(a: list[int], b: list[int]) -> int:
-    """The first index at which two lists differ."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))

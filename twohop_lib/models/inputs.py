@@ -39,11 +39,6 @@ def blank_like(image: Image.Image) -> Image.Image:
     return Image.new("RGB", image.size, GREY)
 
 
-def front(model: Vlm | Llm) -> Any:
-    """What a prompt goes in through: the processor, or the tokenizer of a text model."""
-    return model.front
-
-
 def shown_pictures(
     prompts: Sequence[Prompt], images: Sequence[Image.Image | None] | None
 ) -> list[Image.Image | None]:
@@ -79,7 +74,7 @@ def encode(
 
     ``texts`` are rendered prompts, ``images[i]`` the picture of ``texts[i]`` or None. Rows of
     different length are padded on ``padding_side``. Tensors are on the model's device, pictures
-    in its dtype. With and without a picture they are what :func:`front` makes of them, as in
+    in its dtype. With and without a picture they are what ``model.front`` makes of them, as in
     ``apply_chat_template(..., tokenize=True, return_dict=True)``.
     """
     options = {"padding": True, "padding_side": padding_side, "return_tensors": "pt"}
@@ -180,9 +175,9 @@ def continued(model: Vlm | Llm, prompt: Prompt, continuation: str) -> tuple[str,
     """Return prompt and continuation as one text, and how many tokens the continuation is."""
     if not continuation.strip():
         raise TwohopError("A continuation to be scored is empty; give the answer's text.")
-    before = render(front(model), prompt)
+    before = render(model.front, prompt)
     said = f"{prompt.prefill} {continuation.strip()}".strip()
-    whole = render(front(model), replace(prompt, prefill=said))
+    whole = render(model.front, replace(prompt, prefill=said))
     if not whole.startswith(before):
         # Templates that open their own answer in another way than a given one (a thinking tag).
         whole = before + (" " if prompt.prefill else "") + continuation.strip()

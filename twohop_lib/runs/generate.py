@@ -24,7 +24,6 @@ from twohop_lib.models.inputs import (
     continued,
     decoded,
     encode,
-    front,
     shown_pictures,
     special_tokens,
     stop_ids,
@@ -73,7 +72,7 @@ def answer(
 
     Raises TwohopError if a picture is missing, or memory does not suffice for a single prompt.
     """
-    texts = [render(front(model), prompt) for prompt in prompts]
+    texts = [render(model.front, prompt) for prompt in prompts]
     shown = shown_pictures(prompts, images)
     # What is asked twice, of the same picture, is answered once.
     keys = [(text, _digest(picture)) for text, picture in zip(texts, shown, strict=True)]

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.blocks import UnsupportedSite, as_unsupported
-from twohop_lib.models.inputs import continued, encode, front, shown_pictures, special_tokens
+from twohop_lib.models.inputs import continued, encode, shown_pictures, special_tokens
 from twohop_lib.models.loading import Llm, Vlm
 from twohop_lib.models.memory import in_batches
 from twohop_lib.models.prompts import Prompt, render
@@ -138,7 +138,7 @@ def _behind(
     batch_size: int,
 ) -> list[Scored]:
     """Score texts behind one run of the prompt."""
-    before = render(front(model), prompt)
+    before = render(model.front, prompt)
     ids, lengths, shared = _continuations(model, prompt, before, texts)
     inputs = encode(model, [before], [picture], "right")
     out = model.model(**inputs, use_cache=True)
