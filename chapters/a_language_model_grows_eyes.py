@@ -96,7 +96,7 @@ in_format = six[six["format"] == prompts]
 # examples' place of a name.
 
 # %%
-graft_gap.base_knowledge(answers, None)
+graft_gap.base_knowledge(answers)
 
 # %% [markdown]
 # {glue:text}`eyes_base`. What it does not know by name cannot be missed by picture: from here on, a
@@ -225,7 +225,7 @@ graft_gap.as_texts(
 )
 
 # %% [markdown]
-# {glue:text}`eyes_formats_page` {glue:text}`eyes_seeds_page`
+# {glue:text}`eyes_formats` {glue:text}`eyes_seeds_told`
 
 # %%
 graft_gap.seed_table(answers, shown, "by picture")
@@ -268,7 +268,7 @@ graft_gap.examples(answers, shown, prompts)
 # %% [markdown]
 # The control that tells the two apart asks for something that a name cannot answer: *Which colours
 # does this flag have?* A graft that answers it with the name says the name, whatever it is asked;
-# nothing can be concluded about its recall. {glue:text}`eyes_own_page`.
+# nothing can be concluded about its recall. {glue:text}`eyes_own`.
 
 # %%
 graft_gap.as_texts(

@@ -321,11 +321,11 @@ glue("random_sentence", patch_words.random_sentence(differences))
 # %% [markdown] tags=["grafts"]
 # ## On a published language model
 #
-# The same patch on *grafts*: a published language model, Gemma 3 270M, frozen, with a small vision
-# tower and projector grown onto it, trained on captions that name the country. The patch covers all of the picture. Its controls are
-# other windows of blocks, the first window's outputs written further up, and the *wrong entity's*
-# ({numref}`fig-grafts-recovery`). This is a sample; *A language model grows eyes* has the study's
-# records of all recipes and seeds.
+# The same patch on a *graft*: a published language model, Gemma 3 270M, frozen, with a small vision
+# tower and projector grown onto it, trained on captions that name the country. The patch covers all
+# of the picture. Its controls are other windows of blocks, the first window's outputs written
+# further up, and the *wrong entity's* ({numref}`fig-grafts-recovery`). This is a sample; *A language
+# model grows eyes* has what the study recorded of all recipes.
 
 
 # %% tags=["grafts"]

@@ -14,17 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from twohop_lib import records
-from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.errors import TwohopError
-from twohop_lib.grafts import STUDY, ask, fewshot
-from twohop_lib.grafts.ask import Reader
-from twohop_lib.grafts.fewshot import FORMATS
+from twohop_lib.grafts import STUDY
 from twohop_lib.grafts.recipes import RECIPES, TOKENS
-from twohop_lib.models.loading import Llm
 from twohop_lib.readouts.captions import counted_with_interval
 from twohop_lib.readouts.shares import crossed_table
 from twohop_lib.readouts.tables import counted_table, joined, share_and_n
-from twohop_lib.runs.conditions import judge
 from twohop_lib.scoring.normal_form import normal
 
 #: The rendering that entities are selected on, and the relation of questions about colours.
@@ -196,18 +191,14 @@ def base_answers(answers: pd.DataFrame) -> pd.DataFrame:
     return one[(one["model"] == one["model"].iloc[0]) & (one["seed"] == one["seed"].iloc[0])]
 
 
-def base_knowledge(answers: pd.DataFrame, live: pd.DataFrame | None) -> pd.DataFrame:
-    """What the language model gives by name, a row a relation: recorded, and asked just now.
+def base_knowledge(answers: pd.DataFrame) -> pd.DataFrame:
+    """What the language model gives by name, a row a relation and a column a format.
 
     Of all entities; of the first graft that was recorded, since they have one language model.
     """
     first = base_answers(answers)
-    parts = [first.assign(asked=first["format"] + ", recorded")]
-    if live is not None:
-        parts.insert(0, live.assign(asked=live["format"] + ", live", seed=0))
-    table = crossed_table(joined(*parts), "correct", ["relation", "asked"])
-    order = first["relation"].drop_duplicates()
-    return as_texts(table, ["relation"], "asked").reindex(order)
+    table = crossed_table(first, "correct", ["relation", "format"])
+    return as_texts(table, ["relation"], "format").reindex(first["relation"].drop_duplicates())
 
 
 def examples(answers: pd.DataFrame, names: Sequence[str], format: str, n: int = 3) -> pd.DataFrame:
@@ -221,25 +212,6 @@ def examples(answers: pd.DataFrame, names: Sequence[str], format: str, n: int = 
     missed = told.pivot(index=["entity", "relation"], columns="model", values="correct")
     hard = wide[(missed.eq(False).sum(axis=1) > 1) & wide.notna().sum(axis=1).gt(2)]
     return hard[[m for m in names if m in hard]].fillna("–").rename_axis(columns=None).head(n)
-
-
-def ask_by_name(model: Llm, questions: Benchmark) -> pd.DataFrame:
-    """Facts asked of a language model by name: answer records with ``format``."""
-    few, reader, made = fewshot.few_shot(questions), Reader(model), []
-    for form in FORMATS:
-        asked = [
-            fewshot.card(few, q.relation)
-            if form == "card"
-            else fewshot.chat(few, q.relation, q.question_by_name, False)
-            for q in questions.questions
-        ]
-        names = [q.entity if form == "card" else None for q in questions.questions]
-        said = ask.answers(reader, asked, names)
-        made += [
-            judge(q, "by_name", text) | {"format": form}
-            for q, text in zip(questions.questions, said, strict=True)
-        ]
-    return pd.DataFrame(made)
 
 
 def recipe_table(names: Sequence[str]) -> pd.DataFrame:

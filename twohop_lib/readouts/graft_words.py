@@ -14,7 +14,6 @@ from twohop_lib.readouts import graft_gap, graft_inside
 from twohop_lib.readouts.captions import (
     NOT_MEASURED,
     counted,
-    counted_with_interval,
     listed,
     percent,
     percent_range,
@@ -37,14 +36,6 @@ def share(table: pd.DataFrame, **where: object) -> str:
     """A share in words: "4 %", "3 of 7"."""
     row = cell(table, **where)
     return NOT_MEASURED if row is None else counted(row["value"], row["n_items"])
-
-
-def share_with_interval(table: pd.DataFrame, **where: object) -> str:
-    """The same with interval and n: "4 % [2, 6] (n = 373)"."""
-    row = cell(table, **where)
-    if row is None:
-        return NOT_MEASURED
-    return counted_with_interval(row["value"], row["low"], row["high"], row["n_items"])
 
 
 # --- the gap ----------------------------------------------------------------------------------
@@ -178,20 +169,6 @@ def curve_title(table: pd.DataFrame, order: Sequence[str], format: str, what: st
     return f"{what}: facts by picture go from {shares[0]} ({there[0]}) to {shares[1]} ({there[-1]})"
 
 
-def tokens_title(table: pd.DataFrame, format: str) -> str:
-    """From what to what facts by picture go with the number of image tokens, recipe by recipe."""
-    told = []
-    for name in ("caption", "names"):
-        family = [m for m in graft_gap.by_tokens(name) if m in set(table["model"])]
-        rows = _of(table, format, "by picture").set_index("model").reindex(family).dropna()
-        if len(rows) > 1:
-            shares = percent_range(rows["value"])
-            told.append(f"{shares} in {name}")
-    if not told:
-        return "Other numbers of image tokens are not yet measured"
-    return f"With few or many image tokens, facts by picture: {', '.join(told)}"
-
-
 def _of(table: pd.DataFrame, format: str, measure: str) -> pd.DataFrame:
     return table[(table["format"] == format) & (table["measure"] == measure)]
 
@@ -315,7 +292,6 @@ def takeaways(
             f"that their language model gives by name: {course(table, names, 'by picture', format)}"
         ),
         "eyes_own": own,
-        "eyes_own_page": own,
         "eyes_dose": (
             f"The more the name weighs in training, from captions alone to "
             f"the name alone, facts by picture are {dose}"
@@ -323,10 +299,8 @@ def takeaways(
             else "The dose between captions and names was not measured"
         ),
         "eyes_formats": formats,
-        "eyes_formats_page": formats,
         "eyes_seeds_told": seeds,
         "eyes_own_seeds": seeds_told(each, format, graft_gap.OUTCOMES[1]),
-        "eyes_seeds_page": seeds,
     }
 
 
