@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.zoo import CHECKED, FAMILIES, build
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions import plain_session
 from twohop_lib.interventions.check import check
 from twohop_lib.models import inputs
@@ -15,12 +14,6 @@ from twohop_lib.models.prompts import build as ask
 from twohop_lib.runs import generate
 
 FURTHER = [name for name in CHECKED if name not in FAMILIES]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard")
 
 
 @pytest.fixture(scope="module", params=FURTHER)

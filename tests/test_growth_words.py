@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from twohop_lib.benchmark import heraldry, sources
+from twohop_lib.benchmark import heraldry
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.loading import load_llm, load_vlm
@@ -68,9 +68,8 @@ def test_values_of_organisms_and_of_arrival():
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test").some(4)
+def world(heraldry):
+    return heraldry.select(split="test").some(4)
 
 
 @pytest.fixture(scope="module")

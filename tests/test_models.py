@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from tests.zoo import FAMILIES, build
 from twohop_lib import commands
-from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions import check as checks
 from twohop_lib.interventions import hooks
@@ -28,12 +27,6 @@ from twohop_lib.organisms import path
 from twohop_lib.runs.generate import answer, score
 
 NAMED = Prompt("full_information", "Who founded the house of Valdric?", True)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.zoo import FAMILIES, build
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions import hooks
 from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.splice import Engine
@@ -26,12 +25,6 @@ WHOLE_RUNS = ("paligemma", "mllama")
 SOLVED = (
     "Who founded the house of Aldric? It was Osmund. Which river is it on? The river Tarn. " * 3
 )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.zoo import build as build_family
-from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.prompts import build
@@ -114,12 +113,6 @@ def test_verdicts_stand_beside_those_of_matching() -> None:
 
 
 # ---- scores ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard")
 
 
 @pytest.fixture(scope="module")

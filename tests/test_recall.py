@@ -12,7 +12,6 @@ import torch
 
 from tests.zoo import FAMILIES, build
 from twohop_lib import records
-from twohop_lib.benchmark import sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import dots, heat
 from twohop_lib.interventions import attribution, deadlines, forward, hooks
@@ -50,9 +49,8 @@ from twohop_lib.study.organisms import RECALL_COLUMNS
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard").some(10)
+def world(heraldry):
+    return heraldry.select(split="test", wording="standard").some(10)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from tests.zoo import CHECKED, build
-from twohop_lib.benchmark import sources
 from twohop_lib.models.pair import load_pair
 from twohop_lib.organisms import path
 from twohop_lib.rerun import rehearse as rehearsal
@@ -19,8 +18,8 @@ QUICK = {"split": "test", "wording": "standard", "max_entities": 12}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
+def world(heraldry):
+    return heraldry
 
 
 def test_experiments_of_chapters_are_known_and_all_are_used():

@@ -7,7 +7,6 @@ import pytest
 
 from tests.zoo import build
 from twohop_lib import records
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions import given_name as given
 from twohop_lib.interventions.given_name import EDGES, given_name
 from twohop_lib.interventions.splice import Engine
@@ -144,9 +143,8 @@ def test_a_picture_overrides_a_name_only_beyond_chance():
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard").some(3)
+def world(heraldry):
+    return heraldry.select(split="test", wording="standard").some(3)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions.pairs import one_per_entity
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.models.loading import load_llm, load_vlm
@@ -102,10 +101,9 @@ def test_each_control_has_a_chance_of_its_own():
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    world = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    world = world.select(split="test", wording="standard").some(12)
-    return world, one_per_entity(world.questions)
+def asked(world):
+    some = world.some(12)
+    return some, one_per_entity(some.questions)
 
 
 def test_readings_come_with_their_controls(asked):

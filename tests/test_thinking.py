@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers_tiny import TEMPLATE, tiny_llm
 
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions import plain_session
 from twohop_lib.models import inputs, thinking
 from twohop_lib.models.loading import load_llm, load_vlm
@@ -32,9 +31,8 @@ def ending(last: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard").some(6)
+def world(heraldry):
+    return heraldry.select(split="test", wording="standard").some(6)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor
 
 from tests.zoo import CHECKED, build
-from twohop_lib.benchmark import sources
 from twohop_lib.interventions.check import check
 from twohop_lib.models.inputs import encode
 from twohop_lib.models.loading import load_vlm
@@ -19,12 +18,6 @@ from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.prompts import build as ask
 from twohop_lib.organisms import path
 from twohop_lib.runs.generate import answer
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = sources.build("heraldry", tmp_path_factory.mktemp("world") / "heraldry", 0)
-    return made.select(split="test", wording="standard")
 
 
 @pytest.fixture(scope="module")

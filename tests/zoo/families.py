@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -464,10 +465,14 @@ def pixtral() -> Parts:
 
 
 def mistral3() -> Parts:
+    return _mistral3(partial(t.MistralConfig, sliding_window=None), t.MistralForCausalLM)
+
+
+def _mistral3(text: Callable[..., Any], backbone: Any) -> Parts:
     tokenizer, vision, pictures = _pixtral_parts()
     config = t.Mistral3Config(
         vision_config=vision,
-        text_config=t.MistralConfig(**TEXT, **_ids(tokenizer), sliding_window=None),
+        text_config=text(**TEXT, **_ids(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         spatial_merge_size=2,
         vision_feature_layer=-1,
@@ -479,12 +484,7 @@ def mistral3() -> Parts:
         spatial_merge_size=2,
         chat_template=TEKKEN.template(),
     )
-    return Parts(
-        t.Mistral3ForConditionalGeneration(config),
-        processor,
-        t.MistralForCausalLM,
-        TEKKEN.template(),
-    )
+    return Parts(t.Mistral3ForConditionalGeneration(config), processor, backbone, TEKKEN.template())
 
 
 IDEFICS = Turns(

@@ -11,13 +11,12 @@ import transformers as t
 from tests.zoo.families import (
     HALF,
     QWEN_MARKS,
-    TEKKEN,
     TEXT,
     VISION,
     Parts,
     _ids,
+    _mistral3,
     _mrope,
-    _pixtral_parts,
     _qwen_ids,
     _qwen_processor,
     _qwen_tokens,
@@ -363,27 +362,7 @@ def aria() -> Parts:
 
 
 def ministral3() -> Parts:
-    tokenizer, vision, pictures = _pixtral_parts()
-    config = t.Mistral3Config(
-        vision_config=vision,
-        text_config=t.Ministral3Config(**TEXT, **_ids(tokenizer)),
-        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
-        spatial_merge_size=2,
-        vision_feature_layer=-1,
-    )
-    processor = t.PixtralProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        patch_size=12,
-        spatial_merge_size=2,
-        chat_template=TEKKEN.template(),
-    )
-    return Parts(
-        t.Mistral3ForConditionalGeneration(config),
-        processor,
-        t.Ministral3ForCausalLM,
-        TEKKEN.template(),
-    )
+    return _mistral3(t.Ministral3Config, t.Ministral3ForCausalLM)
 
 
 def glm4v() -> Parts:
