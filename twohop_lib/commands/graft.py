@@ -99,6 +99,7 @@ def study(
     internals: Annotated[
         bool, typer.Option("--internals", help="Look inside instead: deadlines, patches.")
     ] = False,
+    jobs: Annotated[int, typer.Option(help="Grafts at a time.", min=1)] = 1,
 ) -> None:
     """Grow every recipe of every seed, measure all on unseen pictures, write the records."""
     from twohop_lib.grafts import NAMES, STUDY, check_name
@@ -109,7 +110,7 @@ def study(
     for name in chosen:
         check_name(name)
     run = run_internals if internals else run_study
-    run(out or STUDY, chosen, _numbers(seeds), llm)
+    run(out or STUDY, chosen, _numbers(seeds), llm, jobs)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

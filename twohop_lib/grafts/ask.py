@@ -45,9 +45,13 @@ class Reader:
     def head(self) -> Tensor:
         return self.owner.model.get_output_embeddings().weight
 
+    @property
+    def device(self) -> torch.device:
+        return self.head.device
+
     @cached_property
     def stops(self) -> Tensor:
-        return torch.tensor(line_ends(self.tokenizer))
+        return torch.tensor(line_ends(self.tokenizer), device=self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.stack.get_input_embeddings()(ids)
@@ -109,7 +113,8 @@ def prefix(reader: Reader, before: str) -> Any:
     ids = ([] if begin is None else [begin]) + ids
     if not ids:
         return None
-    return reader.stack(input_ids=torch.tensor([ids]), use_cache=True).past_key_values
+    given = torch.tensor([ids], device=reader.device)
+    return reader.stack(input_ids=given, use_cache=True).past_key_values
 
 
 def repeated(kept: Any, rows: int) -> Any:
@@ -127,15 +132,15 @@ def _generate(
     n, past = len(texts), 0 if kept is None else kept.get_seq_length()
     given = reader.tokenizer(
         texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-    )
+    ).to(reader.device)
     embeds = reader.embed(given.input_ids)
-    mask = torch.cat([torch.ones(n, past, dtype=torch.long), given.attention_mask], 1)
+    mask = torch.cat([given.attention_mask.new_ones(n, past), given.attention_mask], 1)
     if images is not None:
         # Padding stands before the picture too, so that rows end together.
         embeds, mask = _with_images(embeds, mask, images, past)
     position = (mask.cumsum(1) - 1)[:, past:].clamp_min(0)
     cache = repeated(kept, n)
-    done = torch.zeros(n, dtype=torch.bool)
+    done = torch.zeros(n, dtype=torch.bool, device=reader.device)
     new: list[Tensor] = []
     for _ in range(max_new_tokens):
         out = reader.stack(
@@ -152,7 +157,7 @@ def _generate(
         if done.all():
             break
         embeds = reader.embed(token[:, None])
-        mask = torch.cat([mask, torch.ones(n, 1, dtype=torch.long)], 1)
+        mask = torch.cat([mask, mask.new_ones(n, 1)], 1)
         position = position[:, -1:] + 1
     rows = torch.stack(new, 1).tolist()
     eos = reader.tokenizer.eos_token_id

@@ -42,12 +42,14 @@ def augmented(
 ) -> Tensor:
     """One random rendering of each drawing ``[n, 4, …]``: ``[n, 3, size, size]`` in [0, 1].
 
+    On the drawings' device; the draws themselves are the same on all.
     ``shift`` and ``smallest`` as in :class:`~twohop_lib.grafts.recipes.TowerRecipe`.
     """
     n = len(drawings)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (n, *shape)).astype(np.float32))
+        drawn = torch.from_numpy(rng.uniform(low, high, (n, *shape)).astype(np.float32))
+        return drawn.to(drawings.device)
 
     grid, slope = _grid(draw, size, shift, smallest)
     seen = F.grid_sample(drawings, grid, align_corners=False, padding_mode="zeros")
@@ -60,9 +62,10 @@ def augmented(
 
 def _grid(draw, side: int, shift: float, smallest: float) -> tuple[Tensor, Tensor]:
     """Where each pixel looks in the drawing ``[n, side, side, 2]``, and the slope of the wave."""
-    axis = torch.linspace(-1, 1, side)
+    left, up = draw(-shift, shift, 1, 1), draw(-shift, shift, 1, 1)
+    axis = torch.linspace(-1, 1, side, device=left.device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    x, y = x[None] - draw(-shift, shift, 1, 1), y[None] - draw(-shift, shift, 1, 1)
+    x, y = x[None] - left, y[None] - up
     angle = draw(-0.22, 0.22, 1, 1)
     x, y = angle.cos() * x + angle.sin() * y, -angle.sin() * x + angle.cos() * y
     scale, stretch = draw(smallest, 1.15, 1, 1), draw(-0.2, 0.2, 1, 1).exp()
@@ -93,4 +96,4 @@ def _photographed(picture: Tensor, draw, rng: np.random.Generator) -> Tensor:
     soft = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     picture = torch.lerp(picture, soft, draw(0, 1, 1, 1, 1) * (draw(0, 1, 1, 1, 1) < 0.6))
     noise = torch.from_numpy(rng.standard_normal(picture.shape, dtype=np.float32))
-    return picture + noise * draw(0, 0.08, 1, 1, 1)
+    return picture + noise.to(picture.device) * draw(0, 0.08, 1, 1, 1)

@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from twohop_lib.grafts import augment
 from twohop_lib.grafts.recipes import TowerRecipe, mark
+from twohop_lib.models.loading import default_device
 from twohop_lib.organisms.stages import run_stage, schedule
 
 MEAN, SPREAD = 0.5, 0.5
@@ -67,24 +68,27 @@ def train_tower(
 ) -> tuple[CLIPVisionModel, list[dict[str, float]]]:
     """Train a tower to tell ``pictures`` (one an entity) apart; ``world`` names them all.
 
+    On the GPU if there is one.
+
     Returns:
         The tower, frozen, and the figures logged while it was trained.
     """
     torch.manual_seed(1000 + seed)
-    tower = new_tower(recipe)
-    head = nn.Linear(recipe.width, len(pictures))
-    drawings = augment.cut_outs(pictures)
+    where = default_device()
+    tower = new_tower(recipe).to(where)
+    head = nn.Linear(recipe.width, len(pictures)).to(where)
+    drawings = augment.cut_outs(pictures).to(where)
     optimiser = torch.optim.AdamW(
         [*tower.parameters(), *head.parameters()], lr=recipe.lr, weight_decay=recipe.weight_decay
     )
 
     def step(i: int) -> dict[str, float]:
         rng = random(seed, "tower", i)
-        which = torch.from_numpy(rng.integers(len(drawings), size=recipe.batch))
+        which = torch.from_numpy(rng.integers(len(drawings), size=recipe.batch)).to(where)
         pixels = _pixels(drawings[which], rng, recipe)
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * schedule(i, recipe.steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(where.type, torch.bfloat16):
             logits = head(patches(tower, pixels).mean(1)).float()
         loss = F.cross_entropy(logits, which, label_smoothing=recipe.label_smoothing)
         optimiser.zero_grad()
@@ -111,7 +115,7 @@ def drawn_features(
     tower: CLIPVisionModel, pictures: Sequence[Image.Image], recipe: TowerRecipe, seed: int
 ) -> Tensor:
     """Features of augmented pictures, ``draws`` of each: ``[entity, draw, patch, width]``."""
-    drawings = augment.cut_outs(pictures)
+    drawings = augment.cut_outs(pictures).to(tower.device)
     made = []
     for i in range(recipe.draws):
         rng = random(seed, "draws", i)
@@ -126,4 +130,4 @@ def features(
 ) -> Tensor:
     """Features of pictures as they are: ``[n, patch, width]``."""
     pixels = image_processor(recipe)(list(pictures), return_tensors="pt").pixel_values
-    return torch.cat([patches(tower, part) for part in pixels.split(128)])
+    return torch.cat([patches(tower, part.to(tower.device)) for part in pixels.split(128)])

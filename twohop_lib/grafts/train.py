@@ -2,7 +2,8 @@
 
 Every stage is counted in steps, draws its randomness from (seed, stage, step), and can be taken up
 again where it was cut off. The language model is frozen, and run in bfloat16; what precedes the
-picture is run once and kept.
+picture is run once and kept. On the GPU if there is one: the draws are then the same, the weights
+equal but for rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from twohop_lib.grafts.ask import Reader, prefix, repeated
 from twohop_lib.grafts.documents import END, Corpus
 from twohop_lib.grafts.recipes import Phase, Recipe, TowerRecipe, mark
 from twohop_lib.grafts.tower import drawn_features, new_tower, random, train_tower
-from twohop_lib.models.loading import Llm
+from twohop_lib.models.loading import Llm, default_device
 from twohop_lib.organisms.stages import run_stage, schedule
 from twohop_lib.records import content_hash
 
@@ -80,7 +81,10 @@ def train(
         about = {"name": name, "recipe": asdict(recipe), "seed": seed}
         about |= {"benchmark": benchmark.name, "llm": llm.name, "llm_hash": fingerprint(llm)}
         about |= {"asked_about": sorted(corpus.asked_about), "entities": bench.ids}
-        (out / TRAINING).write_text(json.dumps({**about, "rows": rows}) + "\n")
+        (out / TRAINING).write_text(
+            json.dumps({**about, "rows": rows, "device": projector.linear_1.weight.device.type})
+            + "\n"
+        )
     return out
 
 
@@ -88,7 +92,7 @@ def reopened(
     graft: Path, llm: Path, tower: TowerRecipe, benchmark: Benchmark, seed: int
 ) -> tuple[Bench, nn.Module]:
     """What a finished graft was grown with, to grow it again: as :func:`begun`, with its tower."""
-    seen = new_tower(tower)
+    seen = new_tower(tower).to(default_device())
     prefix = "model.vision_tower."
     weights = load_file(assemble.sight_weights(graft))
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -105,7 +109,7 @@ def begun(
     model, tokenizer = assemble.load_language(llm, torch.bfloat16)
     bench = Bench(Reader(Llm(model, tokenizer, llm.name)), corpus, features)
     torch.manual_seed(2000 + seed)
-    projector = assemble.new_projector(tower.config, model.config)
+    projector = assemble.new_projector(tower.config, model.config).to(features.device)
     _fit_scale(projector, features, bench.name_targets)
     return bench, projector
 
@@ -176,12 +180,13 @@ class Bench:
         texts += [look[2] for s in self.corpus.subjects for look in s.looks]
         tokens = self.reader.tokenizer([f" {t}{END}" for t in texts], add_special_tokens=False)
         common = range(min(COMMON, len(self.reader.head)))
-        return torch.tensor(sorted({*common, *(i for row in tokens.input_ids for i in row)}))
+        found = sorted({*common, *(i for row in tokens.input_ids for i in row)})
+        return torch.tensor(found, device=self.reader.device)
 
     def shown(self, rng: np.random.Generator, which: Tensor) -> Tensor:
         """Features of a random draw of each entity ``[row, patch, width]``."""
         draws = torch.from_numpy(rng.integers(self.features.shape[1], size=len(which)))
-        return self.features[which, draws]
+        return self.features[which, draws.to(which.device)]
 
     @torch.no_grad()
     def _targets(self) -> Tensor:
@@ -194,7 +199,7 @@ class Bench:
         for subject in self.corpus.subjects:
             ids = self.reader.tokenizer(f" {subject.name}", add_special_tokens=False).input_ids
             rows.append([ids[len(ids) - 1 - i % len(ids)] for i in range(places)][::-1])
-        return self.reader.embed(torch.tensor(rows)).float()
+        return self.reader.embed(torch.tensor(rows, device=self.reader.device)).float()
 
 
 @torch.no_grad()
@@ -224,23 +229,23 @@ def run_phase(
         groups.append({"params": list(tuned), "lr": recipe.tuned_lr, "peak": recipe.tuned_lr})
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     every = [p for group in groups for p in group["params"]]
-    spread = bench.name_targets.var()
+    spread, where = bench.name_targets.var(), bench.features.device
 
     def step(i: int) -> dict[str, float]:
         rng = random(seed, title.split("-")[0], i)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * schedule(i, phase.steps, WARMUP)
-        figures, loss = {}, torch.zeros(())
+        figures, loss = {}, torch.zeros((), device=where)
         if phase.documents:
             kind = rng.choice(list(phase.documents), p=list(phase.documents.values()))
             texts = bench.corpus.step(kind, rng, phase.batch)
-            which = torch.tensor(texts.shown)
+            which = torch.tensor(texts.shown, device=where)
             image = projector(bench.shown(rng, which))
             reading = read(bench, texts, image, keep=tuned is None)
             figures["reading"] = reading.item()
             loss = loss + reading
         else:
-            which = torch.from_numpy(rng.integers(len(bench.ids), size=phase.batch))
+            which = torch.from_numpy(rng.integers(len(bench.ids), size=phase.batch)).to(where)
             image = projector(bench.shown(rng, which))
         if phase.regression:
             error = ((image - bench.name_targets[which]) ** 2).mean() / spread
@@ -268,15 +273,18 @@ def read(bench: Bench, texts: documents.Step, image: Tensor, keep: bool = True) 
     replies = [tokenizer(f" {r}{END}", add_special_tokens=False).input_ids for r in texts.replies]
     longest = max(map(len, replies))
     pad = tokenizer.eos_token_id
-    ids = torch.tensor([after + r + [pad] * (longest - len(r)) for r in replies])
-    real = torch.tensor([[True] * len(r) + [False] * (longest - len(r)) for r in replies])
+    ids = [after + r + [pad] * (longest - len(r)) for r in replies]
+    real = [[True] * len(r) + [False] * (longest - len(r)) for r in replies]
+    ids, real = (torch.tensor(rows, device=image.device) for rows in (ids, real))
     embeds = torch.cat([image.to(bench.head.dtype), bench.reader.embed(ids)], 1)
     kept = bench.prefix(texts.asked.before, keep)
     past = 0 if kept is None else kept.get_seq_length()
     states = stack(
         inputs_embeds=embeds,
-        attention_mask=torch.ones(len(ids), past + embeds.shape[1], dtype=torch.long),
-        position_ids=torch.arange(past, past + embeds.shape[1])[None].expand(len(ids), -1),
+        attention_mask=ids.new_ones(len(ids), past + embeds.shape[1]),
+        position_ids=torch.arange(past, past + embeds.shape[1], device=ids.device).expand(
+            len(ids), -1
+        ),
         past_key_values=repeated(kept, len(ids)),
         use_cache=True,
     ).last_hidden_state[:, -longest - 1 : -1]

@@ -99,6 +99,11 @@ def _convert(held: list[tuple[torch.Tensor, torch.dtype]], to: torch.dtype | Non
             tensor.data = tensor.data.to(to or dtype)
 
 
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device, or in this machine's memory."""
     if device.type == "cuda":
@@ -198,7 +203,7 @@ def _load_model(
     revision: str | None,
     options: dict[str, Any],
 ) -> Any:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise TwohopError("torch finds no GPU here; leave the device out to run on the CPU.")
     known = dtype == "auto" or isinstance(getattr(torch, str(dtype), dtype), torch.dtype)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from twohop_lib.errors import TwohopError
@@ -35,10 +36,22 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{title.replace(' ', '-')}.pt"
+    with FileLock(file.with_suffix(".lock")):  # Models trained side by side share stages.
+        return _run(title, steps, step, state, file, progress)
+
+
+def _run(
+    title: str,
+    steps: int,
+    step: Callable[[int], dict[str, float]],
+    state: Mapping[str, Any],
+    file: Path,
+    progress: bool,
+) -> list[dict[str, float]]:
     done, rows = 0, []
     if file.exists():
         try:
-            saved = torch.load(file, weights_only=True)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
             for key, part in state.items():
                 part.load_state_dict(saved["state"][key])
             done, rows = saved["done"], saved["rows"]

@@ -9,13 +9,12 @@ at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from twohop_lib import records
 from twohop_lib.benchmark.schema import Benchmark, Question
@@ -31,7 +30,7 @@ from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.readouts import name_likeness, states
 from twohop_lib.readouts.selection import halves
 from twohop_lib.runs import store
-from twohop_lib.study.grafts import COMMAND, WORDING, measured, sample
+from twohop_lib.study.grafts import COMMAND, WORDING, each, in_order, measured, sample
 
 DTYPE = "bfloat16"
 #: Facts that are patched in each graft of each seed, and those of the deadlines.
@@ -60,28 +59,31 @@ def run_internals(
     recipes: Sequence[str],
     seeds: Sequence[int],
     llm: str | Path = GEMMA,
-    facts: int = FACTS,
+    jobs: int = 1,
 ) -> None:
     """Measure what goes on inside each recipe of each seed, and inside the language model.
 
     Writes ``internals.parquet`` (answer records of deadlines and patches) and
-    ``likeness.parquet`` (name-likeness).
+    ``likeness.parquet`` (name-likeness), after each graft, ``jobs`` of them at a time.
     """
-    study = Internals(training_benchmark("flags"), grafts_folder() / "measured", facts)
-    found: dict[str, list[pd.DataFrame]] = {"internals": [], "likeness": []}
-    for seed, name in tqdm([(s, n) for s in seeds for n in recipes], desc="internals"):
-        folder = grow(name, seed, llm)
-        if not found["internals"]:
-            found["internals"].append(study.deadlines(folder, {"model": LANGUAGE_MODEL, "seed": 0}))
-        labels = {"model": name, "seed": seed}
-        found["internals"].append(study.patches(folder, labels))
-        found["likeness"].append(study.likeness(folder, labels))
-        # After each graft, so that what is done can be read while the rest is being measured.
-        meta = {"command": f"{COMMAND} --internals", "versions": records.versions()}
-        answers = pd.concat(found["internals"], ignore_index=True)
-        records.write(answers, out / "internals.parquet", meta)
-        likeness = pd.concat(found["likeness"], ignore_index=True)
-        records.write_frame(likeness, out / "likeness.parquet", meta)
+    internals, likeness = [], []
+    meta = {"command": f"{COMMAND} --internals", "versions": records.versions()}
+    for patched, alike in each(_inside, recipes, seeds, llm, jobs, "internals"):
+        internals.append(patched)
+        likeness.append(alike)
+        records.write(in_order(internals), out / "internals.parquet", meta)
+        records.write_frame(in_order(likeness), out / "likeness.parquet", meta)
+    folder = grow(recipes[0], seeds[0], llm)
+    of_language = Internals.opened().deadlines(folder, {"model": LANGUAGE_MODEL, "seed": 0})
+    answers = pd.concat([of_language, in_order(internals)], ignore_index=True)
+    records.write(answers, out / "internals.parquet", meta)
+
+
+def _inside(name: str, seed: int, llm: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records of the patches and of the name-likeness of one graft."""
+    folder, study = grow(name, seed, llm, progress=False), Internals.opened()
+    labels = {"model": name, "seed": seed}
+    return study.patches(folder, labels), study.likeness(folder, labels)
 
 
 class Internals:
@@ -95,6 +97,12 @@ class Internals:
         self.standard = benchmark.select(wording=WORDING)
         self._engines: dict[str, Engine] = {}
         self._names: np.ndarray | None = None
+
+    @staticmethod
+    @cache
+    def opened() -> Internals:
+        """Those of this process, on the flags; what they load serves one graft after another."""
+        return Internals(training_benchmark("flags"), grafts_folder() / "measured")
 
     # --- models ---
 

@@ -8,8 +8,10 @@ float32.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,14 @@ from tqdm import tqdm
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, flag_looks, flag_views
 from twohop_lib.benchmark.schema import Question
+from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import ask, assemble, fewshot
 from twohop_lib.grafts.ask import Reader
 from twohop_lib.grafts.cards import Card, adapter_hash, write_card
 from twohop_lib.grafts.fewshot import FORMATS, NAMING, Asked, FewShot, Format
 from twohop_lib.grafts.grow import grow, training_benchmark
-from twohop_lib.grafts.language import GEMMA
+from twohop_lib.grafts.language import GEMMA, language_model
+from twohop_lib.grafts.recipes import RECIPES
 from twohop_lib.grafts.shipped import grafts_folder
 from twohop_lib.grafts.train import TRAINING, fingerprint
 from twohop_lib.models.inputs import blank_like
@@ -59,6 +63,10 @@ COLOUR_ANSWERS = {
 }
 
 
+#: What is kept of one graft: its records, and a log or further ones.
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+
+
 class Graft:
     """A loaded graft that answers many prompts: image tokens once a picture, prefixes once."""
 
@@ -80,7 +88,9 @@ class Graft:
             keys = new[start : start + 64]
             images = [pictures[key]() for key in keys]
             pixels = self.vlm.processor.image_processor(images, return_tensors="pt").pixel_values
-            made = self.vlm.model.get_image_features(pixel_values=pixels).pooler_output
+            made = self.vlm.model.get_image_features(
+                pixel_values=pixels.to(self.reader.device)
+            ).pooler_output
             self._seen.update(zip(keys, made, strict=True))
 
     def tokens(self, entity: str, view: str) -> Tensor:
@@ -312,24 +322,94 @@ def _colour_words(text: str) -> set[str]:
 
 
 def run_study(
-    out: Path, recipes: Sequence[str], seeds: Sequence[int], llm: str | Path = GEMMA
+    out: Path,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    llm: str | Path = GEMMA,
+    jobs: int = 1,
 ) -> None:
-    """Grow (where needed) and measure each recipe of each seed; write records and cards."""
-    benchmark = training_benchmark("flags")
-    kept = grafts_folder() / "measured"
+    """Grow (where needed) and measure each recipe of each seed; write records and cards.
+
+    ``jobs`` grafts at a time, each in a process of its own. After each, the records of all that
+    are done are written, so that they can be read while the rest is being measured.
+
+    Raises:
+        TwohopError: what stopped a graft, when all others are done.
+    """
+    language_model(llm)
+    training_benchmark("flags")
     answers, training = [], []
-    for seed, name in tqdm([(s, n) for s in seeds for n in recipes], desc="study"):
-        folder = grow(name, seed, llm)
-        made = measured(folder, benchmark, {"model": name, "seed": seed}, kept)
-        write_card(folder, make_card(folder, made))
+    for made, rows in each(_grown, recipes, seeds, llm, jobs, "study"):
         answers.append(made)
-        rows = json.loads((folder / TRAINING).read_text())["rows"]
-        training.append(pd.DataFrame(rows).assign(model=name, seed=seed))
-        # After each graft, so that what is done can be read while the rest is being measured.
+        training.append(rows)
         meta = {"command": COMMAND, "versions": records.versions()}
-        records.write(pd.concat(answers, ignore_index=True), out / "answers.parquet", meta)
-        log = pd.concat(training, ignore_index=True)
-        records.write_frame(log, out / "training.parquet", meta)
+        records.write(in_order(answers), out / "answers.parquet", meta)
+        records.write_frame(in_order(training), out / "training.parquet", meta)
+
+
+def _grown(name: str, seed: int, llm: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Answer records of one graft, grown if need be, and the log of its training."""
+    folder = grow(name, seed, llm, progress=False)
+    kept = grafts_folder() / "measured"
+    made = measured(folder, training_benchmark("flags"), {"model": name, "seed": seed}, kept)
+    write_card(folder, make_card(folder, made))
+    rows = json.loads((folder / TRAINING).read_text())["rows"]
+    return made, pd.DataFrame(rows).assign(model=name, seed=seed)
+
+
+def each(
+    work: Callable[[str, int, str | Path], Frames],
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    llm: str | Path,
+    jobs: int,
+    title: str,
+) -> Iterator[Frames]:
+    """``work(recipe, seed, llm)`` of every recipe and seed, as each is done.
+
+    Recipe by recipe, since those of one seed share what they begin with. In processes of their
+    own if ``jobs`` is more than one.
+
+    Raises:
+        TwohopError: what stopped some of the work, when all the rest is done.
+    """
+    chosen = [(name, seed, llm) for name in recipes for seed in seeds]
+    failed: list[TwohopError] = []
+    with tqdm(total=len(chosen), desc=title) as bar:
+        for outcome in _outcomes(work, chosen, jobs):
+            bar.update()
+            if isinstance(outcome, TwohopError):
+                failed.append(outcome)
+            else:
+                yield outcome
+    if failed:
+        raise failed[0]
+
+
+def _outcomes(
+    work: Callable[..., Frames], chosen: Sequence[tuple[Any, ...]], jobs: int
+) -> Iterator[Frames | TwohopError]:
+    if jobs == 1:
+        yield from (_outcome(work, *given) for given in chosen)
+        return
+    started = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=started) as pool:
+        waiting = [pool.submit(_outcome, work, *given) for given in chosen]
+        yield from (done.result() for done in as_completed(waiting))
+
+
+def _outcome(work: Callable[..., Frames], *given: Any) -> Frames | TwohopError:
+    try:
+        return work(*given)
+    except TwohopError as error:
+        return error
+
+
+def in_order(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The frames of some grafts, by seed and then by recipe, whichever was done first."""
+    order = {name: i for i, name in enumerate(RECIPES)}
+    keys = sorted(frames, key=lambda f: (f["seed"].iloc[0], order[f["model"].iloc[0]]))
+    return pd.concat(keys, ignore_index=True)
 
 
 def make_card(folder: Path, answers: pd.DataFrame) -> Card:
