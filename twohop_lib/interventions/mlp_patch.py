@@ -71,7 +71,7 @@ class Patch:
 def standard(n_blocks: int, early: int) -> list[Patch]:
     """The patch of the paper on each of :data:`SPANS`, and the variants of :data:`CONTROLS`."""
     first, last = range(early), range(n_blocks - early, n_blocks)
-    entering = range(early, early + 1)
+    entering = _above(n_blocks, early)
     return [
         *(Patch(span, first, span=span) for span in SPANS),
         Patch("wrong entity", first, whose="wrong entity"),
@@ -91,7 +91,7 @@ def sliding(n_blocks: int, early: int) -> list[Patch]:
     """
     late = n_blocks - early
     windows = [range(b, b + early) for b in range(0, late + 1, 2)]
-    first, above = windows[0], range(early, early + 1)
+    first, above = windows[0], _above(n_blocks, early)
     heights = [b for b in (early, 2 * early, 3 * early) if b <= late]
     return [
         *(Patch("mlp", taken, span="all") for taken in windows),
@@ -104,6 +104,12 @@ def sliding(n_blocks: int, early: int) -> list[Patch]:
         ),
         Patch("wrong residual", above, span="all", whose="wrong entity", site="resid"),
     ]
+
+
+def _above(n_blocks: int, early: int) -> range:
+    """The first block above the early ones, or the last of a model that has no more."""
+    block = min(early, n_blocks - 1)
+    return range(block, block + 1)
 
 
 def mlp_patch(
