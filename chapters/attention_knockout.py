@@ -22,6 +22,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
 # world {glue:text}`grafts_too`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - With the edge question→image cut from block b upwards, half of the names are back at b =
 #   {glue:text}`cut_late` (late), {glue:text}`cut_middle` (middle), {glue:text}`cut_early` (early)
@@ -38,6 +39,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_cut`
 # ```
@@ -67,6 +69,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # cut runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -109,6 +113,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -343,6 +349,7 @@ at = turn.set_index("model")["switch"].map(switch.switch_words)
 glue_all({f"cut_{model}": layer for model, layer in at.items()})
 glue("reader_sentence", knockout_words.who_reads(edges))
 glue("axis_sentence", knockout_words.axis_sentence(spread, study.models))
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue("model_cut", knockout_words.back_at(at[study.models[0]]))
 
@@ -424,6 +431,7 @@ counted_table(
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_too", published.too)
+glue("grafts_answers_cut", published.answers_cut)
 if published:
     glue("grafts_cut", knockout_words.cut_at(turned))
     glue("grafts_reader", knockout_words.who_reads(edges_of_grafts))

@@ -23,6 +23,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
 # world {glue:text}`grafts_too`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - Asked to name the house, the organisms turn from the donor to the target at layer
 #   {glue:text}`switch_late` (late), {glue:text}`switch_middle` (middle),
@@ -42,6 +43,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_switch`
 # ```
@@ -72,6 +74,8 @@ max_entities = 48  # ask about so many entities; 0 asks about all
 donors = 2  # for each target
 batch_size = 64  # patched runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -109,6 +113,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -407,6 +413,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_too", published.too)
+glue("grafts_answers_cut", published.answers_cut)
 for asked in ("name", "fact"):
     glue(
         f"grafts_{asked}s",
@@ -513,6 +520,7 @@ counted_table(by_type, "model", "donors", "own")
 
 # %% tags=["remove-cell"]
 name = study.models[0]
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue(
     "model_switch",

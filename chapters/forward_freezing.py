@@ -22,6 +22,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
 # world {glue:text}`grafts_too`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - Frozen as it enters the first block, the picture still lets {glue:text}`named_late` % (late),
 #   {glue:text}`named_middle` % (middle) and {glue:text}`named_early` % (early) of the recognised
@@ -40,6 +41,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_freeze`
 # ```
@@ -69,6 +71,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # frozen runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -106,6 +110,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -303,6 +309,7 @@ for model in start.index:
     )
 glue("fact_sentence", freeze_words.facts_back(needed))
 glue("group_sentence", freeze_words.early_against_late(groups))
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue(
     "model_freeze",
@@ -392,6 +399,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_too", published.too)
+glue("grafts_answers_cut", published.answers_cut)
 if published:
     glue("grafts_named", freeze_words.at_the_door(seen))
     glue("grafts_facts", freeze_words.facts_at_the_door(told))

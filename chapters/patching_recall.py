@@ -24,6 +24,7 @@
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world, on
 # facts that the backbone knows and the VLM misses. Those on *grafts of Gemma 3 270M*, on facts that
 # the backbone knows, were {glue:text}`grafts_words`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - Patched at the positions that attribution picks, {glue:text}`heuristic_late` % (late),
 #   {glue:text}`heuristic_middle` % (middle) and {glue:text}`heuristic_cross` % (cross) of the
@@ -45,6 +46,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_patch`
 # ```
@@ -81,6 +83,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # patched runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -131,6 +135,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -283,6 +289,7 @@ patch_words.harm(patched)
 
 # %% tags=["remove-cell"]
 glue_all(patch_words.values(table, missed, study.models))
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue("model_patch", patch_words.about_one(table, study.models[0]))
 
@@ -389,6 +396,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_words", published.words)
+glue("grafts_answers_cut", published.answers_cut)
 glue(
     "grafts_patch",
     patch_words.windows_sentence(in_each, grafted)

@@ -22,6 +22,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
 # world {glue:text}`grafts_too`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - Of the facts that each organism knows by name, about houses that it recognises, it loses
 #   {glue:text}`gap_late` points (late), {glue:text}`gap_middle` points (middle),
@@ -45,6 +46,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_gap`
 # - {glue:text}`model_hops`
@@ -84,6 +86,8 @@ wording = "standard"  # how the questions are worded; "" for every way
 max_entities = 0  # ask about so many entities; 0 asks about all
 batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -98,6 +102,7 @@ from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import bars, dots, theme
+from twohop_lib.models.thinking import switched_off
 from twohop_lib.readouts import cascade, gap, gap_words, rules
 from twohop_lib.readouts.captions import n_of
 from twohop_lib.readouts.tables import counted_table, each_model
@@ -116,6 +121,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -142,7 +149,8 @@ study.able("llm_by_name", "identify", "by_name")
 # ## The method
 #
 # Both arms ask for the same fact and accept the same answers. A question is worded by the model's
-# own chat template, the answer is generated greedily, and only the new tokens are scored. This is
+# own chat template, with its reasoning switched off where the template has a switch; the answer is
+# generated greedily, and only the new tokens are scored. This is
 # the whole of it, in plain `transformers`. The example is the first question that the model answers
 # by name and misses by picture (its first question, should it miss none); the library's own answer
 # to it stands beside.
@@ -154,6 +162,7 @@ processor, model = (
     study.pairs[name].vlm.processor,
     study.pairs[name].vlm.model,
 )
+switches = dict(switched_off(processor.chat_template))
 
 
 def answer(text: str, pictures: list) -> str:
@@ -165,8 +174,11 @@ def answer(text: str, pictures: list) -> str:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        **switches,
     ).to(model.device, model.dtype)
-    output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    output = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False
+    )
     new = output[0, inputs["input_ids"].shape[1] :]
     return processor.decode(new, skip_special_tokens=True).strip()
 
@@ -345,6 +357,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_too", published.too)
+glue("grafts_answers_cut", published.answers_cut)
 if published:
     of_known = gap_words.outcomes_of_known(grafted, "llm")
     sentence = gap_words.outcomes_sentence(of_known, "country")
@@ -404,6 +417,7 @@ asked = study.subject.replace(
 glue("noun", study.noun)
 glue("among", study.among())
 glue("these_models", first if study.given else "the organisms")
+glue("answers_cut", study.answers_cut)
 glue("model_asked", asked)
 glue("model_asked_here", asked.replace(", with", " was asked"))
 glue("model_notes", " ".join(study.pairs[first].notes))

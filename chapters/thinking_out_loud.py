@@ -24,6 +24,7 @@
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world, on
 # facts known by name and missed by picture. Those on *grafts of Gemma 3 270M*, on facts known by
 # name, were {glue:text}`grafts_words`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - Naming first brings back {glue:text}`first_late` % (late), {glue:text}`first_middle` % (middle)
 #   and {glue:text}`first_cross` % (cross) of them; a given name {glue:text}`given_late`,
@@ -41,6 +42,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_cot`
 # ```
@@ -68,6 +70,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -103,6 +107,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -198,6 +204,7 @@ cut = study.sweep(
 tables.counted_table(cut, "model", "edge", words=tables.share_and_n)
 
 # %% tags=["remove-cell"]
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue("override_sentence", repairs.override_sentence(cut))
 glue_all(repairs.cot_values(back, study.models))
@@ -310,6 +317,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_words", published.words)
+glue("grafts_answers_cut", published.answers_cut)
 glue(
     "grafts_back",
     repairs.ways_sentence(ways, "country")

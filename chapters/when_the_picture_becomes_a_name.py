@@ -23,6 +23,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional
 # world {glue:text}`grafts_too`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - A linear probe finds the house from the first layers on in every organism with image tokens
 #   ({glue:text}`probe_late` % late, {glue:text}`probe_middle` % middle, {glue:text}`probe_early` %
@@ -42,6 +43,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_like`
 # ```
@@ -72,6 +74,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # prompts at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -114,6 +118,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -347,6 +353,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_too", published.too)
+glue("grafts_answers_cut", published.answers_cut)
 glue(
     "grafts_like",
     stream_words.nearest_sentence(mean)
@@ -365,6 +372,7 @@ stream_words.control_table(mapped, probe)
 
 # %% tags=["remove-cell"]
 glue_all(stream_words.page_values(likeness, probed, one))
+glue("answers_cut", study.answers_cut)
 glue(
     "model_asked",
     f"{study.models[0]}, with {len(houses)} entities of the benchmark {study.everyone.name}",

@@ -23,6 +23,7 @@
 #
 # All figures are measured on this page, on miniature models (*organisms*) of a fictional world.
 # Those on the language model of *grafts of Gemma 3 270M* were {glue:text}`grafts_words`.
+# {glue:text}`answers_cut` {glue:text}`grafts_answers_cut`
 #
 # - In the backbone, {glue:text}`early_mlp` % of what attribution finds at the name's tokens lies in
 #   the MLPs of the lower half of the blocks. Of the attention's at the last token,
@@ -47,6 +48,7 @@
 # :class: tip
 #
 # All figures are measured on this page, on {glue:text}`model_asked`.
+# {glue:text}`answers_cut`
 #
 # - {glue:text}`model_deadline`
 # ```
@@ -79,6 +81,8 @@ wording = "standard"  # how the questions are worded
 max_entities = 48  # ask about so many entities; 0 asks about all
 batch_size = 64  # changed runs at once; halved when memory runs out
 work = ""  # a folder that keeps finished work; "" keeps none
+max_new_tokens = 32  # budget of an answer; those it cuts are counted
+instruction = ""  # after every question: "Answer with the name only."
 
 # %% tags=["remove-cell"]
 try:
@@ -129,6 +133,8 @@ study = open_study(
     max_entities,
     batch_size,
     work,
+    max_new_tokens,
+    instruction,
 )
 
 # %% [markdown]
@@ -406,6 +412,7 @@ if published:
 
 # %% tags=["remove-cell", "grafts"]
 glue("grafts_words", published.words)
+glue("grafts_answers_cut", published.answers_cut)
 glue(
     "grafts_deadlines",
     deadline_words.two_deadlines_sentence(grafts_written)
@@ -461,6 +468,7 @@ glue_all(deadline_words.share_values(shares))
 glue_all(deadline_words.check_values(checks))
 glue_all(deadline_words.deadline_values(late_write, s_main))
 glue("prediction_sentence", deadline_words.prediction_sentence(fit))
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue(
     "model_deadline",

@@ -121,7 +121,9 @@ def test_there_is_an_example_even_if_nothing_is_missed(opened, monkeypatch):
 def test_what_models_are_able_to_is_a_table_of_texts(opened):
     table = opened.able("llm_by_name", "identify")
     assert list(table.index) == ["late", "early"]
-    assert list(table.columns) == ["backbone by name", "names the house"]
+    assert list(table.columns) == ["backbone by name", "names the house", "cut off"]
+    n = len(opened.questions.questions) + len(opened.questions.entities())
+    assert set(table["cut off"]) == {f"0 of {n}"}
     assert table.loc["early", "names the house"] == "4 of 4"  # too few for a percentage
     assert opened.subject == "late, with 4 entities of the benchmark heraldry"
 
@@ -192,3 +194,16 @@ def test_a_budget_and_an_instruction_reach_what_is_asked():
     answers = opened.ask("by_name")
     assert answers["cut"].all() and set(answers["instruction"]) == {told}
     assert all(q.identify_prompt.endswith(told) for q in opened.everyone.questions)
+
+
+def test_values_that_papermill_reads_as_numbers_are_taken_as_texts_or_refused():
+    opened = open_study("test", organisms=["late"], max_entities=1, instruction=2026)
+    assert opened.questions.questions[0].question_by_name.endswith("? 2026")
+    with pytest.raises(TwohopError, match="No wording is called '1'; known: "):
+        open_study("test", organisms=["late"], wording=1)
+    for name, value in (("wording", ["standard"]), ("split", True), ("instruction", {"a": 1})):
+        with pytest.raises(TwohopError, match=f"^{name} is .*; give a text.$"):
+            open_study("test", organisms=["late"], **{name: value})
+    for tokens in (0, -1, "32", 3.5, True):
+        with pytest.raises(TwohopError, match="^max_new_tokens is .*; give a whole number"):
+            open_study("test", organisms=["late"], max_new_tokens=tokens)

@@ -351,6 +351,16 @@ def test_an_empty_value_is_empty_text(chapters, tmp_path):
     assert manifest.parameters["of_chapters"]["tiny"]["split"] == ""
 
 
+def test_a_number_for_a_text_is_text_and_a_wording_that_is_none_is_refused_at_once(
+    chapters, tmp_path
+):
+    text = TINY_CHAPTER.replace("pause = 0.0", 'pause = 0.0\nwording = "standard"')
+    (chapters / "tiny.py").write_text(text.replace("SELF", "tiny"))
+    result = invoke("--vlm", "late", "--out", str(tmp_path / "runs"), "-p", "wording", "1")
+    assert str(result.exception).startswith("No wording is called '1'; known: standard")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -412,6 +422,13 @@ def test_parameter_values_are_yaml():
         [1, 2],
         "",
     ]
+
+
+def test_a_text_parameter_is_given_as_text_whatever_it_looks_like():
+    for text in ("1", "1.0", "no", "null", "2026-01-01", "a: b", "[late]", "Name only. # so"):
+        assert running.parse_value(text, "standard") == text
+    assert running.parse_value("'two words'", "") == "two words"
+    assert running.parse_value("1", 0) == 1 and running.parse_value("[a]", []) == ["a"]
 
 
 def test_prose_on_organisms_and_prose_on_a_model_are_never_on_one_page():

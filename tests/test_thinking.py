@@ -10,12 +10,18 @@ import pytest
 import torch
 from helpers_tiny import TEMPLATE, tiny_llm
 
+from twohop_lib.chapter import show, study
+from twohop_lib.chapter.study import open_study
 from twohop_lib.interventions import plain_session
+from twohop_lib.interventions.cross_patch import cross_patch
 from twohop_lib.models import inputs, thinking
 from twohop_lib.models.loading import load_llm, load_vlm
+from twohop_lib.models.pair import load_pair
 from twohop_lib.models.prompts import Prompt, build, render
 from twohop_lib.organisms import path
 from twohop_lib.readouts.cut import cut_by_arm, cut_sentence
+from twohop_lib.rerun.execute import defaults, left_out, to_notebook, without
+from twohop_lib.rerun.run import chapters_folder
 from twohop_lib.runs import generate
 from twohop_lib.runs.evaluate import evaluate
 
@@ -135,21 +141,110 @@ def test_a_template_that_opens_reasoning_is_told_and_given_room(world, monkeypat
     assert any("cannot be left out" in note for note in plain_session.notes(own))
 
 
-def test_a_model_that_describes_before_it_answers_is_counted_and_told(world):
+def test_answers_that_were_cut_are_counted_by_arm_and_told(world):
     own = load_vlm(path("late"))
     cut = evaluate(own, None, world, ["by_name", "by_picture"], max_new_tokens=1)
     whole = evaluate(own, None, world, ["by_name"], max_new_tokens=8)
-    assert cut["cut"].all() and not whole["cut"].any() and cut_sentence(whole) == ""
-    counted = cut_by_arm(pd.concat([cut, whole.assign(model="other")]))
+    assert cut["cut"].all() and not whole["cut"].any()
     n = len(world.questions)
+    assert cut_sentence(whole) == f"The budget of new tokens cut off none of {n} answers."
+    counted = cut_by_arm(pd.concat([cut, whole.assign(model="other")]))
     assert counted[["cut", "n"]].values.tolist() == [[n, n], [n, n], [0, n]]
     told = cut_sentence(cut)
     assert f"{n} of {n} in by_picture (late)" in told and "max_new_tokens" in told
     one = pd.concat([whole] * 50, ignore_index=True)
     one.loc[0, "cut"] = True
-    assert cut_sentence(one) == ""  # One in a hundred and more is not worth a sentence.
+    # One in a hundred and more is not worth a warning.
+    assert cut_sentence(one) == f"The budget of new tokens cut off 1 of {50 * n} answers."
     old = whole.drop(columns="cut")
     assert cut_by_arm(old)["cut"].tolist() == [0]
+
+
+def test_answers_of_changed_runs_have_the_budget_of_those_left_alone_and_are_counted():
+    opened = open_study("test", organisms=["early"], max_entities=3, max_new_tokens=1)
+    patched = opened.sweep(
+        lambda name, engine, kept: cross_patch(
+            engine, opened.questions, opened.pairs_of(name, "identify")[:1], **kept
+        )
+    )
+    assert patched["cut"].all()
+    opened.ask("identify")
+    opened.keep(patched)
+    n = len(patched)
+    assert f"{n} of {n} in identify, cross-patch (early)" in opened.answers_cut
+    roomy = open_study("test", organisms=["early"], max_entities=3)
+    assert roomy.kept("early")["max_new_tokens"] == generate.MAX_NEW_TOKENS
+
+
+def the_gap(monkeypatch, model, **parameters) -> tuple[dict, dict[str, str]]:
+    """Run the code of *The gap* for a VLM: what its cells made, and the values it glued."""
+    pair = load_pair(path("late"), path("backbone"))
+    monkeypatch.setattr(study, "load_pair", lambda *_, **__: replace(pair, vlm=model))
+    glued: dict[str, str] = {}
+    monkeypatch.setattr(show, "glue", glued.__setitem__)
+    monkeypatch.setattr(show, "glue_all", glued.update)
+    monkeypatch.setattr(show, "show", lambda *_: None)
+    notebook = to_notebook(chapters_folder() / "the_gap.py")
+    made = dict(defaults(notebook))
+    given = {"vlm": str(path("late")), "max_entities": 3, **parameters}
+    for cell in without(notebook, *left_out(given), "parameters").cells:
+        if cell.cell_type == "code":
+            made |= {name: value for name, value in given.items() if name in made}
+            exec(cell.source.replace("%pip", "# %pip"), made)
+    return made, glued
+
+
+def test_a_page_tells_that_a_model_describes_pictures_before_it_answers(monkeypatch, capsys):
+    """Forty tokens of description make a gap where the budget is 32, and none where it is 64."""
+    own = load_vlm(path("early"))
+    generated, (filler,) = own.model.generate, own.tokenizer("the")["input_ids"][-1:]
+
+    def describing(*, max_new_tokens, **inputs):
+        out = generated(**inputs, max_new_tokens=max_new_tokens)
+        if "pixel_values" not in inputs or "output_logits" in inputs:
+            return out
+        n = inputs["input_ids"].shape[1]
+        said = out.sequences if hasattr(out, "sequences") else out
+        described = torch.full((len(said), 40), filler)
+        said = torch.cat(
+            [said[:, :n], torch.cat([described, said[:, n:]], 1)[:, :max_new_tokens]], 1
+        )
+        return SimpleNamespace(sequences=said) if hasattr(out, "sequences") else said
+
+    monkeypatch.setattr(own.model, "generate", describing)
+    made, glued = the_gap(monkeypatch, own)
+    of = made["answers"].groupby("condition")["cut"].mean()
+    assert of["by_picture"] == 1 and of["by_name"] == 0
+    n = len(made["study"].questions.questions)
+    assert f"{n} of {n} in by_picture ({own.name})" in glued["answers_cut"]
+    assert glued["answers_cut"].startswith("**Some answers were cut off")
+    made, glued = the_gap(monkeypatch, own, max_new_tokens=64)
+    assert not made["answers"]["cut"].any() and "cut off none of" in glued["answers_cut"]
+
+
+def test_a_page_tells_that_a_template_opens_reasoning(monkeypatch, capsys):
+    """The model never ends it: nothing is answered, no name in it is scored, and that is told."""
+    own = load_vlm(path("early"))
+    own.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    own.model.resize_token_embeddings(len(own.tokenizer))
+    own.processor.chat_template = own.processor.chat_template.replace(
+        "ASSISTANT:", "ASSISTANT:<think>"
+    )
+    (thought,) = own.tokenizer("the")["input_ids"][-1:]
+
+    def thinking_on(*, input_ids, max_new_tokens, **_):
+        new = torch.full((len(input_ids), max_new_tokens), thought)
+        whole = torch.cat([input_ids, new], 1)
+        return SimpleNamespace(sequences=whole) if "return_dict_in_generate" in _ else whole
+
+    monkeypatch.setattr(own.model, "generate", thinking_on)
+    monkeypatch.setattr(thinking, "BUDGET", 8)
+    made, glued = the_gap(monkeypatch, own)
+    asked = made["answers"][made["answers"]["condition"] != "llm_by_name"]
+    assert asked["cut"].all() and set(asked["answer"]) == {""} and not asked["correct"].any()
+    n = len(made["study"].questions.questions)
+    for arm in ("by_name", "by_picture"):
+        assert f"{n} of {n} in {arm} ({own.name})" in glued["answers_cut"]
 
 
 def test_an_instruction_follows_every_question_and_is_recorded(world):

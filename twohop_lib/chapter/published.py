@@ -27,6 +27,7 @@ from twohop_lib.grafts import RECORDED, check_name, shipped
 from twohop_lib.grafts.documents import half
 from twohop_lib.models.loading import load_vlm
 from twohop_lib.models.pair import ModelPair, compatibility, load_pair, text_stack
+from twohop_lib.readouts.cut import cut_sentence
 from twohop_lib.runs.evaluate import NULLABLE, evaluate
 
 #: What figures, captions and titles call them.
@@ -89,6 +90,13 @@ class Published:
         if self.recorded is None:
             return f"and on {GRAFTS}"
         return f"(those on {GRAFTS} were {self.words})"
+
+    @property
+    def answers_cut(self) -> str:
+        """For a takeaway: which of their answers the budget of new tokens cut off."""
+        if self.study is None:
+            return f"There are no answers of {GRAFTS}."
+        return cut_sentence(self.study.answers, "answers of the grafts")
 
     def title(self, finding: str) -> str:
         """A figure's title: whose finding it is, and the finding."""

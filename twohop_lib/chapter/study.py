@@ -29,6 +29,7 @@ from twohop_lib.models.agreement import farthest
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ENTRIES
 from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark
+from twohop_lib.readouts.cut import cut_by_arm, cut_sentence
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
@@ -66,25 +67,43 @@ def open_study(
     ``max_new_tokens`` is the budget of an answer, and ``instruction`` follows every question
     ("Answer with the name only.").
 
-    Raises TwohopError if a model cannot be loaded, or no question is left.
+    papermill reads what looks like a number as one: such a value of a text is taken as it was
+    written.
+
+    Raises TwohopError if a value cannot be what it is to be, a model cannot be loaded, or no
+    question is left.
     """
+    vlm, llm, work = _text("vlm", vlm), _text("llm", llm), _text("work", work)
+    benchmark, split = _text("benchmark", benchmark), _text("split", split)
+    wording, instruction = _text("wording", wording), _text("instruction", instruction)
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise TwohopError(f"max_new_tokens is {max_new_tokens!r}; give a whole number, 1 or more.")
     asked = benchmark or suited_benchmark(vlm)
     source = _opened(asked, seed)
     source = source.instructed(instruction)
-    questions = _picked(source, split, wording, max_entities)
+    questions = picked(source, split, wording, max_entities)
     study = Study(
         chapter=chapter,
         pairs=open_pairs(vlm, llm, organisms, seed, load),
         questions=questions,
         seed=seed,
         given=bool(vlm),
-        everyone=_picked(source, "", wording, 0),
+        everyone=picked(source, "", wording, 0),
         batch_size=batch_size,
         work=work,
         max_new_tokens=max_new_tokens,
     )
     print(f"{study.noun}: {len(questions.entities())}, {len(questions.questions)} questions")
     return study
+
+
+def _text(name: str, value: object) -> str:
+    """The value of a parameter that is a text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TwohopError(f"{name} is {value!r}; give a text.")
+    return str(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +126,7 @@ class Study:
     max_new_tokens: int = MAX_NEW_TOKENS
     _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _kept: list[pd.DataFrame] = field(default_factory=list, repr=False)
 
     # --- models and questions ---
 
@@ -202,9 +222,20 @@ class Study:
             self._answers[str(model), str(condition)] = part
 
     def able(self, *conditions: str) -> pd.DataFrame:
-        """How often each model is right in these conditions, as texts; one row a model."""
+        """How often each model is right in these conditions, as texts; one row a model.
+
+        The last column says how many of these answers the budget of new tokens cut off.
+        """
         labels = ARM_OF_CONDITION | {"identify": f"names the {self.noun}"}
-        return counted_table(self.ask(*conditions), "model", "condition", labels=labels)
+        asked = self.ask(*conditions)
+        table = counted_table(asked, "model", "condition", labels=labels)
+        cut = cut_by_arm(asked).groupby("model", sort=False)[["cut", "n"]].sum()
+        return table.assign(**{"cut off": [f"{r.cut} of {r.n}" for r in cut.itertuples()]})
+
+    @property
+    def answers_cut(self) -> str:
+        """For a takeaway: which answers the budget cut off, of all that was asked and kept."""
+        return cut_sentence(pd.concat([*self._answers.values(), *self._kept], ignore_index=True))
 
     def all_missed(self, model: str, known_in: str = "by_name") -> list[Question]:
         """The questions that a model answers in ``known_in`` and misses by picture.
@@ -280,8 +311,16 @@ class Study:
     # --- sweeps ---
 
     def kept(self, model: str) -> dict[str, Any]:
-        """What an experiment's records of a model are labelled with, and where they are kept."""
-        return {"labels": {"model": model, "seed": self.seed}, "folder": self.work or None}
+        """What an experiment takes beside its own parameters.
+
+        What its records of a model are labelled with, where they are kept, and the budget of an
+        answer, which changed runs share with those left alone.
+        """
+        return {
+            "labels": {"model": model, "seed": self.seed},
+            "folder": self.work or None,
+            "max_new_tokens": self.max_new_tokens,
+        }
 
     def sweep(self, experiment: Callable[[str, Engine, dict[str, Any]], Any]) -> pd.DataFrame:
         """Run an experiment on every model and join what comes back.
@@ -369,6 +408,8 @@ class Study:
         """
         kept = [frame for frame in frames if len(frame)]
         keep_records(pd.concat(kept, ignore_index=True), self.work, self.chapter, self.pairs)
+        changed = (f[f["intervention"].notna()] for f in kept if "intervention" in f)
+        self._kept[:] = changed
 
 
 def study_records(file: str, models: Sequence[str], **wanted: Any) -> pd.DataFrame:
@@ -449,7 +490,7 @@ def open_questions(
 
     Raises TwohopError if nothing is left.
     """
-    return _picked(_opened(benchmark, seed), split, wording, max_entities)
+    return picked(_opened(benchmark, seed), split, wording, max_entities)
 
 
 def _opened(benchmark: str, seed: int) -> Benchmark:
@@ -457,7 +498,8 @@ def _opened(benchmark: str, seed: int) -> Benchmark:
     return sources.open_benchmark(benchmark, Path(_BUILT[-1].name) / "benchmark", seed)
 
 
-def _picked(source: Benchmark, split: str, wording: str, max_entities: int) -> Benchmark:
+def picked(source: Benchmark, split: str, wording: str, max_entities: int = 0) -> Benchmark:
+    """Questions of a benchmark, as :func:`open_study` picks them; raises TwohopError if none."""
     by = {"wording": wording}
     if any(question.split for question in source.questions):
         by["split"] = split

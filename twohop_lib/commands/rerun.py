@@ -67,16 +67,26 @@ def rerun(
 ) -> None:
     """Run the book's chapters for a model, into one folder that a second call goes on with."""
     from twohop_lib.organisms import locate_pair
-    from twohop_lib.rerun.run import PROFILES, Request, parse_value, run
+    from twohop_lib.rerun.run import (
+        PROFILES,
+        Request,
+        chapters_folder,
+        parse_value,
+        rerunnable,
+        run,
+    )
 
     if profile not in PROFILES:
         raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, PROFILES)}.")
+    defaults = {
+        name: d for own in rerunnable(chapters_folder()).values() for name, d in own.items()
+    }
     given = {}
     for text in parameter or ():
         name, sign, value = text.partition("=")
         if not sign:
             raise TwohopError(f"Parameter {name!r} has no value; write: -p {name} VALUE")
-        given[name] = parse_value(value)
+        given[name] = parse_value(value, defaults.get(name))
     if quantise not in (None, "4bit", "8bit"):
         raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
     load = {

@@ -155,6 +155,7 @@ def sweep(
                 {
                     **labels,
                     **judge(_target(item), condition, outcome.said),
+                    "cut": getattr(outcome.said, "cut", False),
                     **about,
                     **({"donor_id": item.donor.entity_id} if isinstance(item, Pair) else {}),
                     **trial.site,

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from twohop_lib import records
 from twohop_lib.benchmark import sources, store
 from twohop_lib.benchmark.schema import Benchmark
-from twohop_lib.chapter.study import kept_records
+from twohop_lib.chapter.study import kept_records, picked
 from twohop_lib.errors import TwohopError, suggest
 from twohop_lib.interventions.check import check
 from twohop_lib.models.loading import load_config
@@ -146,14 +146,21 @@ def rerunnable(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: parameters for name, parameters in found.items() if "vlm" in parameters}
 
 
-def parse_value(text: str) -> Any:
-    """Read a parameter's value as papermill's own command does: YAML, else the text itself."""
+def parse_value(text: str, default: Any = None) -> Any:
+    """Read a parameter's value as papermill's own command does: YAML, else the text itself.
+
+    Where the ``default`` is a text, so is the value, whatever it looks like ("1", "no", "a: b"); in
+    quotes it is what they hold.
+    """
     if not text.strip():
         return ""  # YAML's nothing
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    if isinstance(default, str) and not (isinstance(found, str) and text.strip()[0] in "'\""):
+        return text
+    return found
 
 
 def _choose(chapters: Sequence[str], known: Mapping[str, Any]) -> list[str]:
@@ -255,6 +262,8 @@ def _plan(request: Request, folder: Path, known: Mapping[str, Mapping[str, Any]]
         **request.parameters,
     }
     # Of all that are set, a chapter gets those that it has.
+    wanted = [str(request.parameters.get(key, "")) for key in ("split", "wording")]
+    picked(asked, *wanted)  # Raises at once what every chapter would raise.
     parameters = {
         name: {key: value for key, value in given.items() if key in own}
         for name, own in known.items()
