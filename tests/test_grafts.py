@@ -282,7 +282,8 @@ def test_another_benchmark_lends_exemplars_and_leaves_them_out(tmp_path):
 
 def _image_tokens(vlm, picture):
     pixels = vlm.processor.image_processor([picture], return_tensors="pt").pixel_values
-    return vlm.model.get_image_features(pixel_values=pixels).pooler_output[0].detach()
+    seen = vlm.model.get_image_features(pixel_values=pixels.to(vlm.model.device))
+    return seen.pooler_output[0].detach()
 
 
 def test_fast_answers_are_those_of_the_chat_template(benchmark, few, grown):
@@ -575,7 +576,7 @@ def test_the_picture_reaches_the_answer(benchmark, grown):
         vlm.processor(text=text, images=shown[e], return_tensors="pt", add_special_tokens=False)
         for e in (a, b)
     ]
-    one, other = (vlm.model(**r).logits[0, -1] for r in rows)
+    one, other = (vlm.model(**r.to(vlm.model.device)).logits[0, -1] for r in rows)
     assert (one - other).abs().max() > 1e-3
 
 

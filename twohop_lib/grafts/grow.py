@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from twohop_lib.benchmark import sources
-from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.benchmark import Benchmark, load, sources
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import check_name, language
 from twohop_lib.grafts.recipes import RECIPES, Recipe
 from twohop_lib.grafts.shipped import grafts_folder
-from twohop_lib.grafts.train import TRAINING, fingerprint, train
+from twohop_lib.grafts.train import TRAINING, fingerprint, locked, train
+from twohop_lib.records import content_hash
 
 
 def grow(
@@ -43,7 +43,11 @@ def grow(
         return out
     if (out / "config.json").is_file() and not (out / TRAINING).is_file():
         raise TwohopError(f"{out} holds another model; name another folder.")
-    return train(name, recipe, opened, folder, seed, out, grafts_folder() / "work", progress)
+    work = grafts_folder() / "work"
+    with locked(out):
+        if made_by(out, recipe, seed, folder, opened):  # Meanwhile, by another process.
+            return out
+        return train(name, recipe, opened, folder, seed, out, work, progress)
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
@@ -54,11 +58,19 @@ def shortened(recipe: Recipe, steps: int) -> Recipe:
 
 
 def training_benchmark(name: str) -> Benchmark:
-    """The benchmark that a graft is trained on; of the flags those without a look-alike."""
-    kept = grafts_folder() / "work" / "benchmarks" / Path(name).name
-    if name == "flags":
-        return sources.build(name, kept, distinct=True)
-    return sources.open_benchmark(name, kept)
+    """The benchmark that a graft is trained on; of the flags those without a look-alike.
+
+    The flags are built once by one version of the code, since processes side by side read them.
+    """
+    folder = grafts_folder() / "work" / "benchmarks"
+    if name != "flags":
+        return sources.open_benchmark(name, folder / Path(name).name)
+    code = [
+        f for f in Path(sources.__file__).parent.rglob("*") if f.suffix in (".py", ".csv", ".jsonl")
+    ]
+    kept = folder / f"flags-{content_hash(code)[:8]}"
+    with locked(kept):
+        return load(kept) if kept.is_dir() else sources.build(name, kept, distinct=True)
 
 
 def made_by(out: Path, recipe: Recipe, seed: int, llm: Path, benchmark: Benchmark) -> bool:

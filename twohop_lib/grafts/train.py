@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
@@ -128,6 +129,16 @@ def _require_text_model(llm: Path) -> None:
         raise TwohopError(
             f"{llm} takes pictures itself ({config.model_type}); give a text model to graft on."
         )
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other processes from growing into ``out`` meanwhile."""
+    with _written(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out.with_name(f".{out.name}.lock"))
+    with lock:
+        yield
 
 
 @contextmanager

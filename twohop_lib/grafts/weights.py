@@ -26,9 +26,15 @@ def _set(config: dict[str, Any], dtype: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``; a copy where the disk knows no links."""
-    target.unlink(missing_ok=True)
+    """Make ``target`` the same file as ``source``; a copy where the disk knows no links.
+
+    At once: processes side by side may link to the same target.
+    """
+    made = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    made.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(source, made)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, made)
+    os.replace(made, target)
+    made.unlink(missing_ok=True)  # Of two names for one file, replacing leaves both.

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, flag_looks, flag_views
 from twohop_lib.benchmark.schema import Question
-from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import ask, assemble, fewshot
 from twohop_lib.grafts.ask import Reader
 from twohop_lib.grafts.cards import Card, adapter_hash, write_card
@@ -333,8 +332,7 @@ def run_study(
     ``jobs`` grafts at a time, each in a process of its own. After each, the records of all that
     are done are written, so that they can be read while the rest is being measured.
 
-    Raises:
-        TwohopError: what stopped a graft, when all others are done.
+    Raises what stopped a graft, when all others are done.
     """
     language_model(llm)
     training_benchmark("flags")
@@ -368,17 +366,14 @@ def each(
     """``work(recipe, seed, llm)`` of every recipe and seed, as each is done.
 
     Recipe by recipe, since those of one seed share what they begin with. In processes of their
-    own if ``jobs`` is more than one.
-
-    Raises:
-        TwohopError: what stopped some of the work, when all the rest is done.
+    own if ``jobs`` is more than one. What stops some of the work is raised when the rest is done.
     """
     chosen = [(name, seed, llm) for name in recipes for seed in seeds]
-    failed: list[TwohopError] = []
+    failed: list[Exception] = []
     with tqdm(total=len(chosen), desc=title) as bar:
         for outcome in _outcomes(work, chosen, jobs):
             bar.update()
-            if isinstance(outcome, TwohopError):
+            if isinstance(outcome, Exception):
                 failed.append(outcome)
             else:
                 yield outcome
@@ -388,7 +383,7 @@ def each(
 
 def _outcomes(
     work: Callable[..., Frames], chosen: Sequence[tuple[Any, ...]], jobs: int
-) -> Iterator[Frames | TwohopError]:
+) -> Iterator[Frames | Exception]:
     if jobs == 1:
         yield from (_outcome(work, *given) for given in chosen)
         return
@@ -398,10 +393,10 @@ def _outcomes(
         yield from (done.result() for done in as_completed(waiting))
 
 
-def _outcome(work: Callable[..., Frames], *given: Any) -> Frames | TwohopError:
+def _outcome(work: Callable[..., Frames], *given: Any) -> Frames | Exception:
     try:
         return work(*given)
-    except TwohopError as error:
+    except Exception as error:  # Of one graft: the others go on, and it is raised at the end.
         return error
 
 
