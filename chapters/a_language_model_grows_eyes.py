@@ -73,7 +73,12 @@ from twohop_lib.grafts import LANGUAGE, NAMES, shipped
 from twohop_lib.grafts.grow import training_benchmark
 from twohop_lib.grafts.recipes import DOSES, RECIPES
 from twohop_lib.grafts.train import read, reopened
-from twohop_lib.readouts import graft_gap, graft_inside, graft_words
+from twohop_lib.readouts import (
+    deadline_words,
+    graft_gap,
+    graft_inside,
+    graft_words,
+)
 from twohop_lib.readouts.captions import n_of, n_range
 
 pd.set_option("display.max_colwidth", None)
@@ -321,14 +326,14 @@ show(
 
 # %% tags=["hide-input"]
 internals = graft_gap.recorded("internals")
-deadlines = graft_inside.deadline_curves(internals)
+deadlines = deadline_words.deadline_curves(internals)
 show(
     lines.lines_by_layer(
         deadlines,
-        graft_words.deadline_title(deadlines, 2),
+        deadline_words.two_deadlines_title(deadlines, 2),
         y_title="Facts answered (%)",
         x_title="Layer at which the state is written",
-        group="line",
+        group="arrives",
     ),
     "fig-eyes-deadlines",
     f"Gemma 3 270M alone, facts that it gives by name, of countries whose name is one token. "

@@ -113,8 +113,9 @@ from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.models.blocks import early_blocks
 from twohop_lib.models.prompts import count_tokens
-from twohop_lib.readouts import arrival, deadline_words, switch
+from twohop_lib.readouts import arrival, deadline_words
 from twohop_lib.readouts import attribution_shares as places
+from twohop_lib.readouts.captions import n_of
 from twohop_lib.readouts.name_likeness import names_found
 from twohop_lib.readouts.states import name_states, picture_states
 from twohop_lib.readouts.tables import joined
@@ -269,10 +270,9 @@ deadline_words.readable_overlap(overlap).style.hide(axis="index")
 # layer.
 
 # %% tags=["hide-input"]
-entity = deadline_words.arriving(late_write)
 show(
     lines.lines_by_layer(
-        switch.curve(entity, "correct", x="layer", by=("arrives",)),
+        deadline_words.deadline_curves(late_write),
         deadline_words.rarely_recalled(late_write, s_main),
         y_title="Facts recalled (%)",
         x_title="Layer at which the entity's state arrives",
@@ -280,7 +280,7 @@ show(
     ),
     "fig-deadline",
     "Facts that the backbone answers when an entity's state is written over a placeholder at a "
-    f"layer. n = {entity['entity_id'].nunique()} entities, one fact each. "
+    f"layer. n = {late_write['entity_id'].nunique()} entities, one fact each. "
     "Bands: 95 % intervals from resampling entities.",
 )
 
@@ -374,11 +374,11 @@ if published:
 
 # %% tags=["grafts", "hide-input"]
 if published:
-    two = deadline_words.two_deadlines(grafts_written)
+    two = deadline_words.deadline_curves(grafts_written)
     show(
         lines.lines_by_layer(
-            switch.curve(two, "correct", x="layer", by=("arrives",)),
-            published.title(deadline_words.two_deadlines_title(two)),
+            two,
+            published.title(deadline_words.two_deadlines_title(two, 2)),
             y_title="Facts recalled (%)",
             x_title="Layer at which the state arrives",
             group="arrives",
@@ -386,7 +386,7 @@ if published:
         "fig-grafts-deadlines",
         published.caption(
             "Facts that come when a state of the named run is written over a placeholder at a "
-            f"layer. n = {two['entity_id'].nunique()} countries whose names are one token, "
+            f"layer. {n_of(two, 'countries', 'n_entities')} whose names are one token, "
             "one fact each. With the placeholder left alone, "
             f"{deadline_words.left_alone(grafts_written)} come. "
             "Bands: 95 % intervals from resampling countries."

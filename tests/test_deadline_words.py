@@ -14,6 +14,9 @@ def written(recalled=(1.0, 1.0, 0.0, 0.0), state=2, n=10):
         {
             "seed": 0,
             "entity_id": f"e{i}",
+            "question_id": f"e{i}",
+            "experiment": "deadline",
+            "task": "fact",
             "arm": arm,
             "state": state,
             "layer": state + at,
@@ -24,7 +27,7 @@ def written(recalled=(1.0, 1.0, 0.0, 0.0), state=2, n=10):
         for at, share in enumerate(recalled)
         for i in range(n)
     ]
-    nothing = {"seed": 0, "entity_id": "e0", "arm": "nothing", "correct": False}
+    nothing = rows[0] | {"arm": "nothing", "state": None, "layer": None, "correct": False}
     frame = pd.DataFrame([*rows, nothing | {"follows": "neither"}])
     return frame.astype({"state": "Int64", "layer": "Int64"})
 
@@ -34,6 +37,8 @@ def test_the_layer_from_which_on_little_is_recalled():
     assert title == "An entity that arrives at layer 4 or later is rarely recalled"
     always = deadline_words.rarely_recalled(written((1.0, 1.0, 1.0, 1.0)), 2)
     assert always == "The backbone recalls entities that arrive at any layer"
+    never = deadline_words.rarely_recalled(written((0.0, 0.0, 0.0, 0.0)), 2)
+    assert never == "The backbone recalls no entity that arrives"
 
 
 def test_values_of_the_deadline():
@@ -96,20 +101,27 @@ def test_arrivals_that_never_come_are_called_so():
 
 
 def test_the_two_deadlines_are_told_by_the_last_layers_at_which_facts_come():
-    enriched = written((1.0, 0.9, 0.2, 0.0)).assign(experiment="deadline")
+    enriched = written((1.0, 0.9, 0.2, 0.0))
     read = written((0.8, 0.7, 0.3), state=8).assign(experiment="reading-deadline")
-    both = pd.concat([enriched, read], ignore_index=True)
-    two = deadline_words.two_deadlines(both)
-    assert len(two) == 70  # Neither the wrong entity's nor the run with nothing written.
-    assert deadline_words.two_deadlines_title(two) == (
-        "a state is enriched up to layer 3, and read up to layer 9"
+    naming = read.assign(task="identify", correct=True, follows="right")
+    both = pd.concat([enriched, read, naming], ignore_index=True)
+    # Neither the wrong entity's, nor the run with nothing written, nor the name.
+    assert len(deadline_words.arriving(both)) == 70
+    curves = deadline_words.deadline_curves(both)
+    assert curves["value"].tolist() == [1.0, 0.9, 0.2, 0.0, 0.8, 0.7, 0.3]
+    assert deadline_words.two_deadlines_title(curves, 2) == (
+        "A state after 2 blocks must arrive by layer 3 to be enriched; what is enriched is read "
+        "until layer 9"
     )
+    wrong = deadline_words.deadline_curves(both, arm="wrong entity", gives="donor")
+    assert wrong["value"].iloc[1] == 0.9
+    assert "No state" in deadline_words.two_deadlines_title(curves.assign(value=0.0), 2)
     assert deadline_words.two_deadlines_sentence(both) == (
         "the state after 2 blocks gives the fact in 90 % at layer 3 and in 20 % at layer 4, "
         "the layer's own state gives the fact in 70 % at layer 9 and in 30 % at layer 10 (n = 10; "
         "0 of 1 come with nothing written)."
     )
     assert deadline_words.left_alone(enriched) == "0 of 1"
-    always = pd.concat([enriched, read.assign(correct=True)], ignore_index=True)
+    always = pd.concat([enriched, read.assign(follows="right")], ignore_index=True)
     told = deadline_words.two_deadlines_sentence(always)
     assert "the layer's own state gives the fact in 100 % at layer 10 (n = 10; " in told

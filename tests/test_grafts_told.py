@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.grafts.recipes import DOSES, TOKENS
+from twohop_lib.grafts.recipes import DOSES
 from twohop_lib.readouts import graft_gap, graft_inside, graft_words
 
 
@@ -134,8 +134,6 @@ def test_formats_and_seeds_that_disagree_are_named():
 
 
 def test_curves_go_from_least_to_most_and_say_what_is_missing():
-    assert graft_gap.by_tokens("names")[:2] == ["names-4-tokens", "names"]
-    assert set(graft_gap.by_tokens("caption")) == {"caption", *list(TOKENS)[:3]}
     table = pd.DataFrame({"model": ["caption"], "value": [0.1], "n_items": [50]})
     table = table.assign(format="chat", measure="by picture")
     order = ["caption", *DOSES, "names"]
@@ -164,7 +162,7 @@ def _written(experiment, state, layer, right, arm="entity", task="fact"):
     ]
 
 
-def test_two_deadlines_are_told_apart():
+def test_controls_of_the_deadlines():
     rows = []
     for layer in range(2, 8):
         rows += _written("deadline", 2, layer, layer <= 3)
@@ -173,20 +171,11 @@ def test_two_deadlines_are_told_apart():
         rows += _written("reading-deadline", layer, layer, True, task="identify")
     rows += _written("deadline", None, None, False, "nothing")
     frame = pd.DataFrame(rows)
-    curve = graft_inside.deadline_curves(frame)
-    assert graft_inside.last_layer(curve, graft_inside.fixed_line(2)) == 3
-    assert graft_inside.last_layer(curve, graft_inside.OWN) == 6
-    assert graft_words.deadline_title(curve, 2) == (
-        "A state of block 2 must arrive by layer 3 to be enriched; what is enriched is read "
-        "until layer 6"
-    )
     table = graft_inside.deadline_controls(frame, (2, 4))
     kind = "wrong country: its own fact (state after 2 blocks)"
     assert table.loc[kind, ["layer 2", "n"]].tolist() == ["2 of 2", "2"]
     assert table.loc["nothing written: the right fact", "layer 4"] == "0 of 2"
-    assert "naming: the right name (its own state)" in table.index
-    never = curve.assign(value=0.1)
-    assert "No state" in graft_words.deadline_title(never, 2)
+    assert "naming: the right name (the layer's own state)" in table.index
 
 
 def test_late_and_never_name_like_recipes_are_told():

@@ -48,8 +48,8 @@ def arrivals(
 def recalled_by_layer(written: pd.DataFrame, state: int) -> pd.Series:
     """The share of facts that come when the entity's state after ``state`` blocks is written.
 
-    ``written`` are records of :func:`twohop_lib.interventions.deadlines.deadline`. Indexed by the
-    layer at which it is written.
+    ``written`` are records of :func:`twohop_lib.interventions.deadlines.recall_deadline`. Indexed
+    by the layer at which it is written.
     """
     entity = written[(written["arm"] == "entity") & (written["state"] == state)]
     return entity.groupby("layer")["correct"].mean()

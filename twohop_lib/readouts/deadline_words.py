@@ -1,6 +1,7 @@
 """How a chapter tells of attribution and of the recall deadline: tables, titles, sentences.
 
-``written`` are records of :func:`twohop_lib.interventions.deadlines.recall_deadline`.
+``written`` are records of :func:`twohop_lib.interventions.deadlines.recall_deadline` and
+:func:`~twohop_lib.interventions.deadlines.reading_deadline`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from twohop_lib.readouts import attribution_shares as places
 from twohop_lib.readouts import switch
 from twohop_lib.readouts.arrival import Fit, recalled_by_layer
 from twohop_lib.readouts.captions import counted, percent
-from twohop_lib.readouts.layers import first_below
+from twohop_lib.readouts.layers import around_half, curves
 from twohop_lib.readouts.probes import facts_read_off
+from twohop_lib.readouts.shares import share_table
 from twohop_lib.readouts.tables import share_words, whose_table
 from twohop_lib.stats import Interval
 
@@ -28,6 +30,8 @@ SHARES = {
     "late_attn": "attention of the upper half, of the attention's at the last token",
     "late_mlp": "MLPs of the upper half at the last token, of all",
 }
+#: The experiments of the two deadlines, by the names in their records.
+RECALL, READING = "deadline", "reading-deadline"
 #: What figures call the states that arrive: of one block, and of the layer itself.
 ENRICHED, READ = "state after {} blocks", "the layer's own state"
 
@@ -57,20 +61,34 @@ def readable_overlap(table: pd.DataFrame) -> pd.DataFrame:
 # --- deadlines ----------------------------------------------------------------------------
 
 
-def arriving(written: pd.DataFrame) -> pd.DataFrame:
-    """The records in which the entity's own state is written; ``arrives`` says which state."""
-    entity = written[written["arm"] == "entity"]
-    depth = entity["state"].astype(int).astype(str)
-    return entity.assign(arrives=depth.map(ENRICHED.format))
+def arriving(written: pd.DataFrame, task: str = "fact", arm: str = "entity") -> pd.DataFrame:
+    """The records in which an arm's states are written; ``arrives`` says which states these are."""
+    rows = written[(written["task"] == task) & (written["arm"] == arm)]
+    rows = rows[rows["experiment"].isin([RECALL, READING])]
+    depth = rows["state"].astype(int).astype(str)
+    own = rows["experiment"] == READING
+    return rows.assign(arrives=depth.map(ENRICHED.format).mask(own, READ))
+
+
+def deadline_curves(
+    written: pd.DataFrame, task: str = "fact", arm: str = "entity", gives: str = "right"
+) -> pd.DataFrame:
+    """How often an answer comes from a state that is written: ``arrives, layer, value, …``.
+
+    ``arm`` "wrong entity" with ``gives`` "donor" counts the answers that are the written entity's.
+    """
+    rows = arriving(written, task, arm).astype({"layer": int})
+    return share_table(rows.assign(given=rows["follows"] == gives), "given", ["arrives", "layer"])
 
 
 def rarely_recalled(written: pd.DataFrame, state: int) -> str:
     """A title: from which layer of arrival on less than half of what comes first is recalled."""
-    recalled = recalled_by_layer(written, state)
-    at = first_below(recalled, recalled.iloc[0] / 2)
-    if at is None:
+    last, gone = around_half(recalled_by_layer(written, state))
+    if last is None:
+        return "The backbone recalls no entity that arrives"
+    if gone is None:
         return "The backbone recalls entities that arrive at any layer"
-    return f"An entity that arrives at layer {at} or later is rarely recalled"
+    return f"An entity that arrives at layer {gone} or later is rarely recalled"
 
 
 def half_gone(written: pd.DataFrame, state: int) -> Interval:
@@ -81,54 +99,57 @@ def half_gone(written: pd.DataFrame, state: int) -> Interval:
     return switch.switch_layer(lost, "lost", x="layer")
 
 
-def two_deadlines(written: pd.DataFrame) -> pd.DataFrame:
-    """Records of both deadlines in which the entity's own state is written, with ``arrives``.
+def last_layers(table: pd.DataFrame) -> dict[str, int | None]:
+    """Each deadline of :func:`deadline_curves`, by the state that arrives.
 
-    ``written`` are those of :func:`~twohop_lib.interventions.deadlines.recall_deadline`, of one
-    state, and :func:`~twohop_lib.interventions.deadlines.reading_deadline`.
+    The last layer at which half or more comes of what comes at the first; None if nothing does.
     """
-    entity = written[written["arm"] == "entity"]
-    enriched = entity["experiment"] == "deadline"
-    state = int(entity.loc[enriched, "state"].iloc[0])
-    return entity.assign(arrives=enriched.map({True: ENRICHED.format(state), False: READ}))
+    return {which: around_half(curve)[0] for which, curve in curves(table, group="arrives").items()}
 
 
-def _last_and_first(two: pd.DataFrame) -> dict[str, tuple[pd.Series, int, int | None]]:
-    """Of each deadline: shares by layer, the last layer above half of the first, and the next."""
-    found = {}
-    for arrives, own in two.groupby("arrives", sort=False):
-        share = own.groupby("layer")["correct"].mean()
-        gone = first_below(share, share.iloc[0] / 2)
-        last = share.index[-1] if gone is None else share.index[share.index < gone][-1]
-        found[str(arrives)] = (share, int(last), gone)
-    return found
+def two_deadlines_title(table: pd.DataFrame, state: int) -> str:
+    """A title: until which layers a state can be enriched, and the layer's own state is read.
 
-
-def two_deadlines_title(two: pd.DataFrame) -> str:
-    """A title: the last layers at which a state is still enriched, and still read."""
-    (_, enriched, _), (_, read, _) = _last_and_first(two).values()
-    return f"a state is enriched up to layer {enriched}, and read up to layer {read}"
+    Of :func:`deadline_curves`, with the state after ``state`` blocks.
+    """
+    last = last_layers(table)
+    recall, reading = last.get(ENRICHED.format(state)), last.get(READ)
+    if recall is None or reading is None:
+        return "No state that is written brings a fact"
+    if recall == reading:
+        return f"Both deadlines stand at layer {recall}"
+    return (
+        f"A state after {state} blocks must arrive by layer {recall} to be enriched; what is "
+        f"enriched is read until layer {reading}"
+    )
 
 
 def two_deadlines_sentence(written: pd.DataFrame) -> str:
-    """The end of a sentence: what comes at the last layer before each deadline, and behind it.
-
-    ``written`` as of :func:`two_deadlines`.
-    """
-    two = two_deadlines(written)
-    n, told = two["entity_id"].nunique(), []
-    for arrives, (share, last, gone) in _last_and_first(two).items():
+    """The end of a sentence: what comes at the last layer before each deadline, and behind it."""
+    told = []
+    for arrives, share in curves(deadline_curves(written), group="arrives").items():
+        last, gone = around_half(share)
+        if last is None:
+            continue
         behind = "" if gone is None else f" and in {percent(share[gone])} % at layer {gone}"
-        which = "the layer's own state" if arrives == READ else f"the {arrives}"
-        told.append(f"{which} gives the fact in {percent(share[last])} % at layer {last}{behind}")
-    alone = f"{left_alone(written)} come with nothing written"
-    return f"{', '.join(told)} (n = {n}; {alone})."
+        told.append(
+            f"the {arrives.removeprefix('the ')} gives the fact in {percent(share[last])} % at "
+            f"layer {last}{behind}"
+        )
+    n, alone = arriving(written)["entity_id"].nunique(), left_alone(written)
+    return f"{', '.join(told) or 'none gives a fact'} (n = {n}; {alone} come with nothing written)."
 
 
-def left_alone(written: pd.DataFrame) -> str:
-    """The share of facts that come with nothing written over the placeholder: ``8 %``."""
-    once = written[written["arm"] == "nothing"].drop_duplicates(["seed", "entity_id"])
-    return counted(once["correct"].mean(), len(once))
+def unwritten(written: pd.DataFrame, task: str = "fact") -> pd.DataFrame:
+    """The records with nothing written over the placeholder, one a question."""
+    rows = written[(written["arm"] == "nothing") & (written["task"] == task)]
+    return rows.drop_duplicates(["seed", "entity_id", "question_id"])
+
+
+def left_alone(written: pd.DataFrame, task: str = "fact") -> str:
+    """The share of answers that come with nothing written over the placeholder: ``8 %``."""
+    rows = unwritten(written, task)
+    return counted(rows["correct"].mean(), len(rows))
 
 
 def deadline_values(

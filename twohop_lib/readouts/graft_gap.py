@@ -16,7 +16,7 @@ import pandas as pd
 from twohop_lib import records
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import STUDY
-from twohop_lib.grafts.recipes import RECIPES, TOKENS
+from twohop_lib.grafts.recipes import RECIPES
 from twohop_lib.readouts.captions import counted_with_interval
 from twohop_lib.readouts.shares import crossed_table
 from twohop_lib.readouts.tables import counted_table, joined, share_and_n
@@ -242,12 +242,6 @@ def curve(table: pd.DataFrame, order: Sequence[str], format: str) -> pd.DataFram
     """Rows of :func:`measured` along a curve of recipes, of three measures."""
     kept = recipes_of(table[table["format"] == format], order)
     return kept[kept["measure"].isin(["named", "by picture", "its own name"])]
-
-
-def by_tokens(name: str) -> list[str]:
-    """A recipe and its siblings with other numbers of image tokens, fewest first."""
-    family = {name, *(one for one in TOKENS if one.startswith(f"{name}-"))}
-    return sorted(family, key=lambda one: RECIPES[one].tower.image_tokens)
 
 
 def seed_table(answers: pd.DataFrame, names: Sequence[str], measure: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from twohop_lib.readouts import arrival, deadline_words
 from twohop_lib.readouts.captions import (
     NOT_MEASURED,
     counted,
@@ -18,56 +19,17 @@ from twohop_lib.readouts.captions import (
     n_range,
     points_with_interval,
 )
-from twohop_lib.readouts.layers import first_at_least, first_below
-from twohop_lib.readouts.shares import crossed_table, share_table
+from twohop_lib.readouts.layers import first_at_least
+from twohop_lib.readouts.shares import crossed_table
 from twohop_lib.scoring.matching import matches
 
-RECALL, READING, PATCH = "deadline", "reading-deadline", "mlp-patch"
-#: The line of a run's own state, and the mean of a picture's positions.
-OWN, MEAN = "its own state", "mean"
-#: Shares at which a deadline is over, and a picture name-like.
-HALF = 0.5
+PATCH = "mlp-patch"
+#: The mean of a picture's positions.
+MEAN = "mean"
 SITE = ["method", "start", "stop", "layer"]
 
 
 # --- deadlines --------------------------------------------------------------------------------
-
-
-def deadline_curves(
-    internals: pd.DataFrame, task: str = "fact", arm: str = "entity", gives: str = "right"
-) -> pd.DataFrame:
-    """How often an answer comes from a state written at each layer: ``line, layer, value, …``.
-
-    ``line`` says which state is written. ``arm`` "wrong entity" with ``gives`` "donor" counts the
-    answers that are the written entity's.
-    """
-    rows = internals[internals["experiment"].isin([RECALL, READING])]
-    rows = rows[(rows["task"] == task) & (rows["arm"] == arm)]
-    rows = rows.astype({"state": int, "layer": int})
-    own = rows["experiment"] == READING
-    fixed = "state after " + rows["state"].astype(str) + " blocks"
-    rows = rows.assign(line=fixed.where(~own, OWN), given=rows["follows"] == gives)
-    return share_table(rows, "given", ["line", "layer"])
-
-
-def unwritten(internals: pd.DataFrame, task: str = "fact") -> pd.DataFrame:
-    """How often the answer comes with nothing written: one row ``value, low, high, n_items, …``."""
-    rows = internals[(internals["arm"] == "nothing") & (internals["task"] == task)]
-    rows = rows.drop_duplicates(["entity_id", "question_id"])
-    return share_table(rows, "correct", ["arm"])
-
-
-def last_layer(curve: pd.DataFrame, line: str) -> int | None:
-    """The last layer at which a line of :func:`deadline_curves` is at a half or more.
-
-    None if it is from the first one below that.
-    """
-    series = curve[curve["line"] == line].set_index("layer")["value"].sort_index()
-    below = first_below(series, HALF)
-    if below is None:
-        return int(series.index[-1]) if len(series) else None
-    before = series.index[series.index < below]
-    return int(before[-1]) if len(before) else None
 
 
 def deadline_controls(internals: pd.DataFrame, layers: Sequence[int]) -> pd.DataFrame:
@@ -79,16 +41,16 @@ def deadline_controls(internals: pd.DataFrame, layers: Sequence[int]) -> pd.Data
     }
     rows = {}
     for kind, (task, arm, gives) in kinds.items():
-        table = deadline_curves(internals, task, arm, gives)
-        for line, part in table.groupby("line", sort=False):
+        table = deadline_words.deadline_curves(internals, task, arm, gives)
+        for arrives, part in table.groupby("arrives", sort=False):
             at = part.set_index("layer")
             cells = {f"layer {x}": _cell(at, x) for x in layers}
-            rows[f"{kind} ({line})"] = cells | {"n": n_range(part["n_items"])}
+            rows[f"{kind} ({arrives})"] = cells | {"n": n_range(part["n_items"])}
     for task, what in (("fact", "the right fact"), ("identify", "the right name")):
-        for row in unwritten(internals, task).itertuples():
-            told = counted(row.value, row.n_items)
-            cells = dict.fromkeys((f"layer {x}" for x in layers), told)
-            rows[f"nothing written: {what}"] = cells | {"n": str(row.n_items)}
+        told = deadline_words.left_alone(internals, task)
+        cells = dict.fromkeys((f"layer {x}" for x in layers), told)
+        n = len(deadline_words.unwritten(internals, task))
+        rows[f"nothing written: {what}"] = cells | {"n": str(n)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -96,11 +58,6 @@ def _cell(table: pd.DataFrame, layer: int) -> str:
     if layer not in table.index:
         return NOT_MEASURED
     return counted(table.loc[layer, "value"], table.loc[layer, "n_items"])
-
-
-def fixed_line(state: int) -> str:
-    """The line of a state that is written after ``state`` blocks."""
-    return f"state after {state} blocks"
 
 
 # --- name-likeness ----------------------------------------------------------------------------
@@ -156,7 +113,7 @@ def peak_table(peaks: pd.DataFrame) -> pd.DataFrame:
 def arrives(curves: pd.DataFrame) -> dict[str, int | None]:
     """The first layer at which half of a recipe's pictures are name-like; None if never."""
     return {
-        str(model): first_at_least(part.set_index("layer")["value"].sort_index(), HALF)
+        str(model): first_at_least(part.set_index("layer")["value"].sort_index(), arrival.THRESHOLD)
         for model, part in curves.groupby("model", sort=False)
     }
 

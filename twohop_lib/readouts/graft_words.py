@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from twohop_lib.grafts.recipes import DOSES
-from twohop_lib.readouts import graft_gap, graft_inside
+from twohop_lib.readouts import deadline_words, graft_gap, graft_inside
 from twohop_lib.readouts.captions import (
     NOT_MEASURED,
     counted,
@@ -176,20 +176,6 @@ def _of(table: pd.DataFrame, format: str, measure: str) -> pd.DataFrame:
 # --- inside -----------------------------------------------------------------------------------
 
 
-def deadline_title(curve: pd.DataFrame, state: int) -> str:
-    """Until which layers a state can be enriched, and the run's own one read."""
-    recall = graft_inside.last_layer(curve, graft_inside.fixed_line(state))
-    reading = graft_inside.last_layer(curve, graft_inside.OWN)
-    if recall is None or reading is None:
-        return "No state that is written brings half of the facts"
-    if recall == reading:
-        return f"Both deadlines stand at layer {recall}"
-    return (
-        f"A state of block {state} must arrive by layer {recall} to be enriched; what is enriched "
-        f"is read until layer {reading}"
-    )
-
-
 def likeness_told(
     arrives: Mapping[str, int | None], reading: int | None, facts: Mapping[str, float]
 ) -> str:
@@ -317,9 +303,9 @@ def inner_takeaways(
     ``by_picture`` are the rows of :func:`.graft_gap.measured` with facts by picture, one a recipe;
     ``donor`` is :func:`.graft_inside.patched` of the wrong entity's facts.
     """
-    reading = graft_inside.last_layer(deadlines, graft_inside.OWN)
+    reading = deadline_words.last_layers(deadlines)[deadline_words.READ]
     facts = by_picture.set_index("model")["value"].to_dict()
-    title = deadline_title(deadlines, 2)
+    title = deadline_words.two_deadlines_title(deadlines, 2)
     return {
         "eyes_deadlines": f"{title[:1].lower()}{title[1:]}",
         "eyes_patch": patch_title(right, early),

@@ -20,6 +20,19 @@ def first_below(curve: pd.Series, threshold: float = 0.5) -> int | None:
     return _first(curve, curve < threshold)
 
 
+def around_half(curve: pd.Series) -> tuple[int | None, int | None]:
+    """The last layer at which a curve has half of its first value or more, and the one behind.
+
+    The second is None if the curve never falls below that, and both are if it begins at nothing.
+    """
+    curve = curve.sort_index()
+    if curve.empty or not curve.iloc[0] > 0:
+        return None, None
+    gone = first_below(curve, curve.iloc[0] / 2)
+    kept = curve.index if gone is None else curve.index[curve.index < gone]
+    return int(kept[-1]), gone
+
+
 def curves(table: pd.DataFrame, x: str = "layer", group: str = "model") -> dict[str, pd.Series]:
     """The curves of a table of shares (columns ``group, x, value``), in order of appearance."""
     return {
