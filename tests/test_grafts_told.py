@@ -15,9 +15,10 @@ def _row(condition, entity, relation="capital", said="x", right=False, **more):
     base = {"model": "caption", "seed": 0, "format": "chat", "view": "drawn", "trained": False}
     fact = condition != "identify"
     base |= {"condition": condition, "entity_id": entity, "entity": f"Land {entity}"}
-    base |= {"relation": relation if fact else "", "accepted": [f"town {entity}"]}
+    base |= {"relation": relation if fact else ""}
+    base |= {"accepted": [f"town {entity}" if fact else f"Land {entity}"]}
     base |= {"question_id": f"{entity}-{relation}" if fact else "", "answer": said}
-    return base | {"correct": right, "says_name": said == f"Land {entity}"} | more
+    return base | {"correct": right} | more
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,8 @@ def patched():
                     "entity_id": e,
                     "entity": f"Land {e}",
                     "question_id": e,
+                    "condition": "by_picture",
+                    "accepted": ["right"],
                     "experiment": "mlp-patch",
                     "method": method,
                     "start": start,

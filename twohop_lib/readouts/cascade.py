@@ -76,29 +76,35 @@ def cascade(records: pd.DataFrame) -> pd.DataFrame:
         if condition == "identify":
             values = by_entity.reindex(pd.MultiIndex.from_frame(wide[_ENTITY]))
         elif condition in by_item:
-            values = by_item[condition].reindex(pd.MultiIndex.from_frame(wide[_ITEM]))
+            values = by_item[condition].reindex(_index(wide))
         else:
             values = pd.Series(pd.NA, index=wide.index)
         wide[column] = pd.array(values.astype(object).to_numpy(), dtype="boolean")
-    wide["own_name"] = _names_itself(wide, records)
+    pictured = asked[asked["condition"] == "by_picture"]
+    own = pictured.loc[names_itself(pictured, records), _ITEM]
+    wide["own_name"] = _index(wide).isin(_index(own))
     first = ["model", "seed", "entity_id", "entity", "relation", "question_id", "wording"]
     return wide[[*first, *CASCADE_CONDITIONS, "own_name"]]
 
 
-def _names_itself(wide: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
-    """For each item of the cascade: is its wrong answer by picture the entity's own name?
+def names_itself(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.Series:
+    """Which answers are wrong, and the entity's own name (behind the one that is asked for first).
 
-    The names are those that are accepted when the entity is to be named.
+    The names are those that ``answers`` accept where the entity is to be named; the one that it
+    goes by, if it is to be named nowhere.
     """
-    names = records[records["condition"] == "identify"].set_index(_ENTITY)["accepted"].to_dict()
-    wrong = records[(records["condition"] == "by_picture") & ~records["correct"].astype(bool)]
-    found = {
-        (row.seed, row.entity_id, row.question_id)
-        for row in wrong.itertuples()
-        if matches(row.answer, names.get((row.seed, row.entity_id)) or [row.entity])
+    naming = answers[answers["condition"] == "identify"]
+    names = naming.set_index(_ENTITY)["accepted"].to_dict()
+    first = rows["named"].fillna("") if "named" in rows else [""] * len(rows)
+    told = list(zip(rows["answer"], first, *(rows[c] for c in (*_ENTITY, "entity")), strict=True))
+    own = {
+        (answer, named, *entity, name): matches(
+            answer.removeprefix(named), list(names.get(tuple(entity), [name]))
+        )
+        for answer, named, *entity, name in set(told)
     }
-    keys = zip(wide["seed"], wide["entity_id"], wide["question_id"], strict=True)
-    return pd.Series([key in found for key in keys], index=wide.index, dtype=bool)
+    wrong = ~rows["correct"].astype(bool)
+    return wrong & pd.Series([own[one] for one in told], index=rows.index, dtype=bool)
 
 
 def cascade_counts(records: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataFrame:
@@ -238,6 +244,10 @@ def passing(wide: pd.DataFrame, column: str, wanted: bool = True) -> pd.DataFram
     """The cascade's rows where a column is as wanted."""
     need(wide, [column])
     return wide[wide[column].to_numpy(dtype=bool) == wanted]
+
+
+def _index(items: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(items[_ITEM])
 
 
 def _refuse_repeats(answers: pd.DataFrame, keys: list[str]) -> None:

@@ -1,9 +1,8 @@
 """What grafts know by name and give by picture: from the records of ``twohop graft study``.
 
-Answer records have ``format`` ("card", "chat"), ``view`` (the rendering that was shown),
-``trained`` (facts about the entity were asked in training, by the recipe that does so) and
-``says_name`` (the answer holds the entity's own name). Intervals are over entities and seeds,
-crossed.
+Answer records have ``format`` ("card", "chat"), ``view`` (the rendering that was shown)
+and ``trained`` (facts about the entity were asked in training, by the recipe that does so).
+Intervals are over entities and seeds, crossed.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import STUDY
 from twohop_lib.grafts.recipes import RECIPES
 from twohop_lib.readouts.captions import counted_with_interval
+from twohop_lib.readouts.cascade import names_itself
 from twohop_lib.readouts.shares import crossed_table
 from twohop_lib.readouts.tables import counted_table, joined, share_and_n
 from twohop_lib.scoring.normal_form import normal
@@ -87,21 +87,22 @@ def _among(frame: pd.DataFrame, wanted: pd.DataFrame, column: str) -> pd.Series:
 def outcomes(answers: pd.DataFrame) -> pd.DataFrame:
     """:func:`controlled` facts asked by picture, with ``outcome``, one of :data:`OUTCOMES`.
 
-    An answer that holds the entity's own name is that, unless it is right; *another's answer* is
-    one that is right for another entity, asked the same.
+    *Its own name* as :func:`.cascade.names_itself` has it; *another's answer* is one that is right
+    for another entity, asked the same.
     """
     facts = controlled(answers)
     right: dict[str, set[str]] = {}
     for relation, accepted in zip(answers["relation"], answers["accepted"], strict=True):
         right.setdefault(relation, set()).update(map(str, accepted))
     known_as = {relation: {_plain(text) for text in texts} for relation, texts in right.items()}
-    asked = facts[facts["condition"] == "by_picture"]
+    asked = _of(facts, "by_picture")
+    asked = asked.assign(own=names_itself(asked, answers))
     as_told = {answer: _plain(answer) for answer in asked["answer"].unique()}
 
     def outcome(row: pd.Series) -> str:
         if row["correct"]:
             return OUTCOMES[0]
-        if row["says_name"]:
+        if row["own"]:
             return OUTCOMES[1]
         return OUTCOMES[2 if as_told[row["answer"]] in known_as[row["relation"]] else 3]
 
@@ -121,6 +122,7 @@ def measures(answers: pd.DataFrame) -> pd.DataFrame:
     told = outcomes(answers)
     facts, asked = controlled(answers), answers[answers["condition"] == "identify"]
     colours = answers[answers["relation"] == COLOURS]
+    colours = colours.assign(own=names_itself(colours, answers))
     drawn, unseen = told[told["view"] == DRAWN], told[told["view"] != DRAWN]
     all_known = known(answers)
     parts = {
@@ -128,12 +130,12 @@ def measures(answers: pd.DataFrame) -> pd.DataFrame:
         "named, unseen rendering": (asked[asked["view"] != DRAWN], "correct"),
         "by picture": (drawn, "correct"),
         "by picture, unseen rendering": (unseen, "correct"),
-        "its own name": (drawn.assign(own=drawn["outcome"] == OUTCOMES[1]), "own"),
+        "its own name": (drawn, "own"),
         "full information": (_of(facts, "full_information"), "correct"),
         "naming first": (_of(facts, "name_first"), "correct"),
         "blank picture": (_of(all_known, "blank_by_picture"), "correct"),
         "colours": (colours, "correct"),
-        "its own name, asked for colours": (colours, "says_name"),
+        "its own name, asked for colours": (colours, "own"),
     }
     columns = [*KEY, "measure", "entity_id", "value"]
     made = [

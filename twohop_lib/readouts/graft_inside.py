@@ -19,9 +19,9 @@ from twohop_lib.readouts.captions import (
     n_range,
     points_with_interval,
 )
+from twohop_lib.readouts.cascade import names_itself
 from twohop_lib.readouts.layers import first_at_least
 from twohop_lib.readouts.shares import crossed_table
-from twohop_lib.scoring.matching import matches
 
 PATCH = "mlp-patch"
 #: The mean of a picture's positions.
@@ -131,18 +131,10 @@ def patches(internals: pd.DataFrame) -> pd.DataFrame:
     rows = internals[internals["experiment"] == PATCH].astype(kinds)
     sites = list(rows[SITE].fillna(-1).itertuples(index=False, name=None))
     texts = {site: in_words(*site) for site in dict.fromkeys(sites)}
-    said = {
-        pair: matches(pair[0], (pair[1],))
-        for pair in rows[["answer", "entity"]].drop_duplicates().itertuples(index=False, name=None)
-    }
     return rows.assign(
         patch=[texts[site] for site in sites],
         donor=rows["follows"] == "donor",
-        own_name=[
-            said[pair] and not right
-            for *pair_, right in zip(rows["answer"], rows["entity"], rows["correct"], strict=True)
-            for pair in [tuple(pair_)]
-        ],
+        own_name=names_itself(rows, rows),
     )
 
 

@@ -6,8 +6,6 @@ neutral sentence), others are patches of MLP outputs (:mod:`twohop_lib.intervent
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from twohop_lib.readouts.captions import (
@@ -17,12 +15,10 @@ from twohop_lib.readouts.captions import (
     percent,
     spread_words,
 )
-from twohop_lib.readouts.cascade import cascade, passing
+from twohop_lib.readouts.cascade import cascade, names_itself, passing
 from twohop_lib.readouts.selection import FACT, keep, mark_missed, missed
 from twohop_lib.readouts.shares import paired_differences, share_table
 from twohop_lib.readouts.tables import counted_table, each_model, share_words
-from twohop_lib.scoring.matching import matches
-from twohop_lib.stats import ENTITY
 
 #: Condition of the answer records -> way of asking.
 SPOKEN = {"name_first": "name first", "name_given": "name given", "neutral": "neutral sentence"}
@@ -132,20 +128,7 @@ def of_known(answers: pd.DataFrame) -> pd.DataFrame:
     """
     typed = passing(passing(each_model(answers, cascade), "known_llm"), "recognised")
     rows = _called(keep(answers, typed[list(FACT)]), "condition", WAYS)
-    named = answers[answers["condition"] == "identify"]
-    names = named.set_index(list(ENTITY))["accepted"].to_dict()
-    return rows.assign(
-        own_name=[
-            not row["correct"]
-            and matches(_behind_naming(row), list(names[tuple(row[key] for key in ENTITY)]))
-            for row in rows.to_dict("records")
-        ]
-    )
-
-
-def _behind_naming(row: dict[str, Any]) -> str:
-    named = row.get("named")
-    return row["answer"] if pd.isna(named) else row["answer"].removeprefix(named)
+    return rows.assign(own_name=names_itself(rows, answers))
 
 
 def own_name_instead(answers: pd.DataFrame) -> pd.DataFrame:
