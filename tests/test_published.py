@@ -152,6 +152,15 @@ def test_what_is_recorded_says_how(recorded, tmp_path):
     assert meta["seed"] == 0 and "torch" in meta["versions"] and len(meta["date"]) == 10
 
 
+def test_a_page_without_frames_of_its_own_is_recorded_as_it_is_opened(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv(published.RECORD_TO, str(tmp_path / "pages"))
+    live = open_grafts("demo", ["caption"], entities=4)
+    monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "empty"))
+    shown = open_grafts("demo", ["caption"], entities=4)
+    assert shown.recorded
+    pd.testing.assert_frame_equal(shown.by_name, live.by_name, check_dtype=False)
+
+
 def test_neither_here_nor_recorded_is_told_and_is_no_failure(cache, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "empty"))
     opened = open_grafts("demo", ["caption"], entities=4)

@@ -77,9 +77,7 @@ class Published:
         if self.recorded is not None:
             return _of(self.study.models, _read(self.study.chapter, name, self.recorded))
         found = compute(self.study)
-        if to := os.environ.get(RECORD_TO):
-            frames = {name: found, ANSWERS: self.study.answers, BY_NAME: self.by_name}
-            self._record(frames, Path(to))
+        self._record({name: found})
         return found
 
     @property
@@ -106,7 +104,11 @@ class Published:
         """A figure's caption, with whose figure it is and where it comes from."""
         return f"{text} G{GRAFTS[1:]}, {self.words}."
 
-    def _record(self, frames: Mapping[str, pd.DataFrame], to: Path) -> None:
+    def _record(self, frames: Mapping[str, pd.DataFrame]) -> None:
+        """Where pages are recorded, write frames, and those that every recording has."""
+        to = os.environ.get(RECORD_TO)
+        if not to:
+            return
         meta = {
             "command": COMMAND,
             "date": datetime.now(UTC).date().isoformat(),
@@ -114,8 +116,9 @@ class Published:
             "entities": len(self.study.questions.entities()),
             "versions": records.versions(),
         }
-        for name, frame in frames.items():
-            records.write_frame(frame, _file(self.study.chapter, name, to), meta)
+        every = {**frames, ANSWERS: self.study.answers, BY_NAME: self.by_name}
+        for name, frame in every.items():
+            records.write_frame(frame, _file(self.study.chapter, name, Path(to)), meta)
 
 
 def open_grafts(
@@ -195,7 +198,9 @@ def _run(pairs: Mapping[str, ModelPair], asked: Benchmark, about: dict[str, Any]
     for model, pair in pairs.items():
         if pair.backbone is first:
             study.recall(right.assign(model=model))
-    return Published(study, "measured on this page", by_name)
+    opened = Published(study, "measured on this page", by_name)
+    opened._record({})
+    return opened
 
 
 def _known(asked: Benchmark, by_name: pd.DataFrame) -> Benchmark:

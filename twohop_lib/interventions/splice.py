@@ -221,12 +221,6 @@ class Engine(Decoder):
         """Hold logits ``[vocab]`` against those wanted; ``away`` is the run to be told from."""
         return agreement(got, wanted, away, self.model.dtype)
 
-    def close(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two tensors of logits are equal but for rounding (going: use agreement)."""
-        share = {torch.float32: 1e-4, torch.float16: 2e-2}.get(self.model.dtype, 1e-1)
-        scale = max(1.0, b.abs().max().item())
-        return bool((a.to(b.device) - b).abs().max() <= share * scale)
-
     def computation(self, edit: Edit) -> Computation:
         """Whether edits like this one are spliced, or carried out by hooks on whole runs.
 

@@ -73,11 +73,11 @@ def nearest_by_position(
 ) -> pd.DataFrame:
     """:func:`nearest_names` of each position and of the mean over them, as a tidy frame.
 
-    Returns ``entity_id, position`` ("1", "2", … or "mean"), ``layer, found``.
+    Returns ``entity_id, position`` ("0", "1", … or "mean"), ``layer, found``.
     """
     every = np.concatenate([images, images.mean(1, keepdims=True)], axis=1)
     found = nearest_names(every, names)
-    positions = [*(str(p + 1) for p in range(images.shape[1])), "mean"]
+    positions = [*map(str, range(images.shape[1])), "mean"]
     return pd.concat(
         [
             tidy(found[:, at], entities).assign(position=position)
