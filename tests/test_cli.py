@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import twohop_lib
+from twohop_lib import cli
 from twohop_lib.commands import app
 from twohop_lib.organisms import SHIPPED, path
 
@@ -79,31 +80,40 @@ def no_constant(name: str):
     [
         (["models", "--json", "--class", "adaptor"], 1, "did you mean 'adapter'"),
         (["check", "--json", "--vlm", "lat"], 1, "did you mean 'late'"),
-        (["check", "--json", "--vlm", "SELF"], 1, ""),
         (["check", "--json"], 2, "--vlm"),
         (["models", "--json", "--nothing"], 2, "--nothing"),
     ],
 )
-def test_what_is_refused_is_told_in_json(tmp_path, arguments, code, told):
-    done = twohop(*[str(tmp_path) if a == "SELF" else a for a in arguments])
+def test_what_is_refused_is_told_in_json(arguments, code, told):
+    done = twohop(*arguments)
     said = json.loads(done.stdout, parse_constant=no_constant)
     assert done.returncode == code and said["ok"] is False and told in said["error"]
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_that_computes_nan_is_told_in_json_and_in_words(tmp_path):
+def test_a_folder_without_a_model_is_told_in_json(tmp_path, monkeypatch, capsys, heraldry):
+    asked = ["check", "--json", "--vlm", str(tmp_path), "--benchmark", str(heraldry.root)]
+    monkeypatch.setattr(sys, "argv", ["twohop", *asked])
+    with pytest.raises(SystemExit, match="error: "):
+        cli.main()
+    said = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert said["ok"] is False and str(tmp_path) in said["error"]
+
+
+def test_a_model_that_computes_nan_is_told_in_json_and_in_words(tmp_path, heraldry):
     broken = tmp_path / "broken"
     shutil.copytree(path("middle"), broken)
     weights = load_file(broken / "model.safetensors")
     name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
     weights[name][:] = float("nan")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    done = twohop("check", "--vlm", broken, "--json")
+    asked = ["check", "--vlm", str(broken), "--benchmark", str(heraldry.root)]
+    done = twohop(*asked, "--json")
     said = json.loads(done.stdout, parse_constant=no_constant)
     assert done.returncode == 1 and said["ok"] is False and said["nan"] is True
     assert said["checks"]["no_op_patch"]["distance"] is None
     assert done.stderr == ""  # no bars of weights either
-    told = twohop("check", "--vlm", broken).stdout
+    told = CliRunner().invoke(app, asked).stdout
     assert "computes NaN" in told and "--dtype" in told
 
 
@@ -111,7 +121,7 @@ def test_a_model_that_computes_nan_is_told_in_json_and_in_words(tmp_path):
 
 
 @pytest.mark.parametrize("begun", ["loading", "asking"])
-def test_an_interrupt_is_one_line(begun):
+def test_an_interrupt_is_one_line(begun, heraldry):
     """While Python loads libraries, and while a model is at work."""
     slow = {
         "loading": "import typer; typer.Typer = stop",
@@ -119,8 +129,11 @@ def test_an_interrupt_is_one_line(begun):
     }[begun]
     code = (
         "import os, signal, sys, time, twohop_lib.cli as cli\n"
+        # A shell lets what it starts in the background ignore the signal.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def stop(*a, **k):\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n"
-        f"{slow}\nsys.argv = ['twohop', 'check', '--vlm', 'late', '--json']\ncli.main()"
+        f"{slow}\nsys.argv = ['twohop', 'check', '--vlm', 'late', '--json', '--benchmark',"
+        f" {str(heraldry.root)!r}]\ncli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -24,6 +24,7 @@ from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.prompts import Prompt, render
 from twohop_lib.models.roles import ROLES, ImageSite, token_roles
 from twohop_lib.organisms import path
+from twohop_lib.rerun.rehearse import CHAPTERS
 from twohop_lib.runs.generate import answer, score
 
 NAMED = Prompt("full_information", "Who founded the house of Valdric?", True)
@@ -346,13 +347,23 @@ def test_parts_that_do_not_add_up_are_not_guessed(late):
 # --- the command ------------------------------------------------------------------------------
 
 
-def test_the_command_prints_json_and_its_exit_code_says_all(monkeypatch):
-    result = CliRunner().invoke(commands.app, ["check", "--vlm", "late", "--json"])
+def test_the_command_prints_json_and_its_exit_code_says_all(monkeypatch, heraldry):
+    asked = ["check", "--vlm", "late", "--benchmark", str(heraldry.root), "--profile", "quick"]
+    made, true = [], checks.check
+
+    def checked(*args):
+        made.append(true(*args))
+        return made[0]
+
+    monkeypatch.setattr(checks, "check", checked)
+    result = CliRunner().invoke(commands.app, [*asked, "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert report["ok"] and report["family"] == "llava" and report["n_blocks"] == 8
     held = {"distance", "share", "allowed", "same_top", "kl", "ok"}
     assert set(report["checks"]["full_patch"]) == held and report["computation"] == "splice"
+    assert set(report["seconds_by_chapter"]) == set(CHAPTERS) and not report["refused"]
+    monkeypatch.setattr(checks, "check", lambda *_: made[0])
     monkeypatch.setattr(checks.Report, "ok", property(lambda self: False))
-    result = CliRunner().invoke(commands.app, ["check", "--vlm", "late"])
+    result = CliRunner().invoke(commands.app, asked)
     assert result.exit_code == 1 and "full patch" in result.stdout

@@ -53,10 +53,13 @@ def check(
     Every experiment of the chapters is run on a few entities. Exits with 0 only if every check
     holds and every chapter can be run.
     """
+    from twohop_lib.organisms import locate_pair, suited_benchmark
+
+    vlm_at, llm_at = locate_pair(vlm, llm)  # A mistyped name is told before anything heavy starts.
+
     from twohop_lib.benchmark import sources
     from twohop_lib.interventions.check import check as run
     from twohop_lib.models.pair import load_pair
-    from twohop_lib.organisms import locate_pair, suited_benchmark
     from twohop_lib.rerun.rehearse import Rehearsal, rehearse, starting
     from twohop_lib.rerun.run import PROFILES, NoChapters, chapters_folder, rerunnable
 
@@ -64,7 +67,6 @@ def check(
         raise TwohopError(f"Unknown quantisation {quantise!r}; use 4bit or 8bit.")
     if profile not in PROFILES:
         raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, PROFILES)}.")
-    vlm_at, llm_at = locate_pair(vlm, llm)
     with tempfile.TemporaryDirectory() as folder:
         suited = benchmark or suited_benchmark(vlm_at)
         asked = sources.open_benchmark(suited, Path(folder) / "benchmark")
