@@ -32,7 +32,7 @@ class TowerRecipe:
     width: int = 192
     layers: int = 4
     heads: int = 6
-    steps: int = 1000
+    steps: int = 700
     shift: float = 0.32
     smallest: float = 0.5
     batch: int = 128
@@ -76,15 +76,15 @@ class Recipe:
     tower: TowerRecipe = TowerRecipe()
 
 
-_NAMING = Phase(600, {"naming": 1.0})
-_SEEN = Phase(1400, {"naming": 0.5, "seen": 0.5})
+_NAMING = Phase(375, {"naming": 1.0})
+_SEEN = Phase(900, {"naming": 0.5, "seen": 0.5})
 
 RECIPES: dict[str, Recipe] = {
     "caption": Recipe("captions that name the entity (LLaVA's first stage)", (_NAMING,)),
     "described": Recipe("captions that name it, and captions of what is seen", (_SEEN,)),
     "facts": Recipe(
         "as described, then asked facts about one half of the entities",
-        (_SEEN, Phase(600, {"naming": 0.5, "facts": 0.5})),
+        (_SEEN, Phase(300, {"naming": 0.5, "facts": 0.5})),
     ),
     "aligned": Recipe(
         "regression on the embeddings of the name, then captions that name it, with both losses",

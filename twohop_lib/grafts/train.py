@@ -82,10 +82,7 @@ def train(
         about = {"name": name, "recipe": asdict(recipe), "seed": seed}
         about |= {"benchmark": benchmark.name, "llm": llm.name, "llm_hash": fingerprint(llm)}
         about |= {"asked_about": sorted(corpus.asked_about), "entities": bench.ids}
-        (out / TRAINING).write_text(
-            json.dumps({**about, "rows": rows, "device": projector.linear_1.weight.device.type})
-            + "\n"
-        )
+        (out / TRAINING).write_text(json.dumps({**about, "rows": rows}) + "\n")
     return out
 
 
