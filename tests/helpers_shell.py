@@ -30,6 +30,7 @@ def _outputs(caught: Any, result: Any) -> list[nbformat.NotebookNode]:
 def _execute(
     cls: type, nb_man: Any, kernel_name: str, *, resources: dict[str, Any], **_: Any
 ) -> None:
+    nb_man.save = lambda **_: None  # papermill writes it at the end, too
     shell = InteractiveShell.instance()
     shell.reset(new_session=False)
     with contextlib.chdir(resources["metadata"]["path"]):

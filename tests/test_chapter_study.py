@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from twohop_lib import records
-from twohop_lib.benchmark import sources
 from twohop_lib.chapter import study
 from twohop_lib.chapter.study import open_study
 from twohop_lib.errors import TwohopError
@@ -164,8 +163,8 @@ def test_how_to_load_reaches_the_model(capsys):
     assert "no model was named" in capsys.readouterr().out
 
 
-def test_entities_are_taken_from_first_to_last(tmp_path):
-    built = str(sources.build("heraldry", tmp_path / "built").root)
+def test_entities_are_taken_from_first_to_last(heraldry):
+    built = str(heraldry.root)
     all_of_them = study.open_questions(built, 0, "test", "standard").entities()
     some = study.open_questions(built, 0, "test", "standard", 4).entities()
     assert some == all_of_them[::24]
@@ -186,24 +185,30 @@ def test_a_page_that_computes_something_else_is_told(opened):
     opened.assert_same(target.logits, target.logits, engine, target)  # An edit of nothing.
 
 
-def test_a_budget_and_an_instruction_reach_what_is_asked():
+def test_a_budget_and_an_instruction_reach_what_is_asked(heraldry):
     told = "Answer with the name only."
     opened = study.open_study(
-        "the_gap", organisms=["late"], max_entities=2, max_new_tokens=1, instruction=told
+        "the_gap",
+        benchmark=str(heraldry.root),
+        organisms=["late"],
+        max_entities=2,
+        max_new_tokens=1,
+        instruction=told,
     )
     answers = opened.ask("by_name")
     assert answers["cut"].all() and set(answers["instruction"]) == {told}
     assert all(q.identify_prompt.endswith(told) for q in opened.everyone.questions)
 
 
-def test_values_that_papermill_reads_as_numbers_are_taken_as_texts_or_refused():
-    opened = open_study("test", organisms=["late"], max_entities=1, instruction=2026)
+def test_values_that_papermill_reads_as_numbers_are_taken_as_texts_or_refused(heraldry):
+    small = {"benchmark": str(heraldry.root), "organisms": ["late"]}
+    opened = open_study("test", **small, max_entities=1, instruction=2026)
     assert opened.questions.questions[0].question_by_name.endswith("? 2026")
     with pytest.raises(TwohopError, match="No wording is called '1'; known: "):
-        open_study("test", organisms=["late"], wording=1)
+        open_study("test", **small, wording=1)
     for name, value in (("wording", ["standard"]), ("split", True), ("instruction", {"a": 1})):
         with pytest.raises(TwohopError, match=f"^{name} is .*; give a text.$"):
-            open_study("test", organisms=["late"], **{name: value})
+            open_study("test", **small, **{name: value})
     for tokens in (0, -1, "32", 3.5, True):
         with pytest.raises(TwohopError, match="^max_new_tokens is .*; give a whole number"):
-            open_study("test", organisms=["late"], max_new_tokens=tokens)
+            open_study("test", **small, max_new_tokens=tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,6 +60,10 @@ def world(tmp_path_factory):
     return root
 
 
+#: The flags are drawn once.
+asked_once = functools.cache(published.graft_questions)
+
+
 @pytest.fixture
 def cache(world, monkeypatch, tmp_path):
     """That cache in use, recordings in an empty folder, and no language model to be fetched."""
@@ -66,6 +71,7 @@ def cache(world, monkeypatch, tmp_path):
     monkeypatch.setenv(language.NO_FETCH, "1")
     monkeypatch.setattr(published, "RECORDED", tmp_path / "pages")
     monkeypatch.setattr(shipped, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.setattr(published, "graft_questions", asked_once)
     return world / "cache"
 
 

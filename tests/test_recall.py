@@ -147,8 +147,9 @@ def test_the_backbones_mlp_outputs_bring_the_fact_back(name, backbone, world, pa
     assert abs(share["late blocks"] - share["unpatched"]) < 0.2
     methods = {*SPANS, *CONTROLS, "unpatched"}
     assert set(frame["method"]) == methods and len(frame) == len(pairs) * len(methods)
-    again = mlp_patch(engine, backbone, world, pairs)
-    pd.testing.assert_frame_equal(frame, again)
+    # The same again, whatever else is patched.
+    again = mlp_patch(engine, backbone, world, pairs[:3])
+    pd.testing.assert_frame_equal(frame[: len(again)], again)
 
 
 def test_windows_slide_over_all_of_the_picture(backbone, world, pairs):

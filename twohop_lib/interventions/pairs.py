@@ -77,6 +77,10 @@ def one_per_entity(questions: Sequence[Question]) -> list[Question]:
     return [own[i % len(own)] for i, own in enumerate(by.values())]
 
 
+#: The same few answers are compared again and again.
+_same = lru_cache(maxsize=1 << 16)(matches)
+
+
 def pairs_for(
     model: Any,
     benchmark: Benchmark,
@@ -130,8 +134,6 @@ def pick_pairs(
     first = {id(q): first_token(model, prompt_of(condition, q), right[id(q)][0]) for q in questions}
     # As it stands within a text: some tokenizers join the space before a word to it.
     length = {q.entity: count_tokens(f" {q.entity}", model.tokenizer) for q in questions}
-    # The same few answers are compared again and again.
-    same = lru_cache(maxsize=None)(matches)
 
     def kind(question: Question) -> tuple[str, str]:
         # What a donor must have in common with its target: nothing, if both are to be named.
@@ -147,7 +149,7 @@ def pick_pairs(
             for q in groups[kind(target)]
             if q.entity_id != target.entity_id
             and first[id(q)] != first[id(target)]
-            and not same(right[id(q)][0], right[id(target)])
+            and not _same(right[id(q)][0], right[id(target)])
             and (not alike_names or length[q.entity] == length[target.entity])
         ]
         drawn = [able[i] for i in rng.permutation(len(able))]
