@@ -53,9 +53,8 @@ def test_blocks_that_read_the_picture_are_counted():
         switch.blocks_read(one_row(experiment="knockout", mode="below", start=3))
 
 
-def test_what_an_answer_says_in_three_ways():
+def test_what_an_answer_says_in_two_ways():
     said = pd.DataFrame({"says": ["donor", "neither", "target"]})
-    assert switch.donor_lost(said).tolist() == [False, True, True]
     assert switch.target_gained(said).tolist() == [False, False, True]
     assert switch.balance(said).tolist() == [0, 0.5, 1]
 

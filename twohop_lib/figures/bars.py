@@ -27,7 +27,7 @@ def _said(rows: pd.DataFrame, what: pd.Series) -> str:
     return "; ".join(f"{m}: {', '.join(what[rows['model'] == m])}" for m in models) + "."
 
 
-def cascade_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
+def cascade_bars(frame: pd.DataFrame) -> AnyChart:
     """Draw how many items each model has left at each step of the cascade.
 
     Columns ``model, step, n_items``: :func:`twohop_lib.readouts.cascade.cascade_counts` of each
@@ -58,7 +58,7 @@ def cascade_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
     said = _said(rows, rows["step"].astype(str) + " " + rows["n_items"].astype(str))
     return theme.finish(
         bars + inside + outside,
-        title or _cascade_finding(rows),
+        _cascade_finding(rows),
         f"Bars of the number of facts left at each step. {said}",
         alt.Step(max(16, min(22, 60 // len(models))), **{"for": "offset"}),
     )
@@ -117,7 +117,7 @@ def failure_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
     )
 
 
-def agreement_by_rule(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
+def agreement_by_rule(frame: pd.DataFrame) -> AnyChart:
     """Draw how often scoring rules agree with hand labels: ``rule, agreement, low, high``."""
     rows = theme.tidy(frame, ["rule"], ["agreement", "low", "high"])
     best = rows.loc[rows["agreement"].idxmax()]
@@ -139,7 +139,7 @@ def agreement_by_rule(frame: pd.DataFrame, title: str | None = None) -> AnyChart
     )
     return theme.finish(
         bars + interval + words,
-        title or finding,
+        finding,
         f"Bars of the agreement of each scoring rule with hand labels. {said}.",
         theme.per_row(34),
     )

@@ -121,7 +121,7 @@ def gap_by_model(
     return _gaps(rows, title or finding, "training seed", unit, group="seed", coloured="model")
 
 
-def gap_definitions(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
+def gap_definitions(frame: pd.DataFrame) -> AnyChart:
     """Draw the three definitions of the gap side by side for each model.
 
     Columns ``model, definition, gap, low, high``: one population of
@@ -136,12 +136,10 @@ def gap_definitions(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
         low, high = (round(100 * v) for v in spread.loc[widest])
         finding = f"The definition alone takes {widest}'s gap from {low} to {high}"
     by = "three definitions"
-    return _gaps(rows, title or finding, by, None, group="definition", columns=(1, 3))
+    return _gaps(rows, finding, by, None, group="definition", columns=(1, 3))
 
 
-def rule_effect(
-    frame: pd.DataFrame, title: str | None = None, *, unit: Unit = "points"
-) -> AnyChart:
+def rule_effect(frame: pd.DataFrame) -> AnyChart:
     """Draw each model's gap under each scoring rule: ``model, rule, gap, low, high``."""
     rows = theme.tidy(frame, ["model", "rule"], ["gap", "low", "high"])
     ranges = rows.dropna(subset=["gap"]).groupby("model")["gap"].agg(lambda g: g.max() - g.min())
@@ -150,7 +148,7 @@ def rule_effect(
         most = ranges.idxmax()
         finding = f"The scoring rule moves {most}'s gap by {_amount(ranges[most], 'points')}"
         finding += " at most" if len(ranges) == 1 else ", and no other model's by more"
-    return _gaps(rows, title or finding, "scoring rule", unit, group="rule")
+    return _gaps(rows, finding, "scoring rule", "points", group="rule")
 
 
 def rule_shares(frame: pd.DataFrame, title: str, *, x_title: str) -> AnyChart:
@@ -160,9 +158,7 @@ def rule_shares(frame: pd.DataFrame, title: str, *, x_title: str) -> AnyChart:
     return draw(rows, title, what, x, by="relation", value="share", group="rule")
 
 
-def depths(
-    frame: pd.DataFrame, title: str, *, x_title: str = "Blocks that read the picture undisturbed"
-) -> AnyChart:
+def depths(frame: pd.DataFrame, title: str) -> AnyChart:
     """Draw the block at which each experiment turns: ``model, experiment, switch, low, high``.
 
     Experiments without a ``switch`` are left out.
@@ -171,7 +167,8 @@ def depths(
     rows = rows.dropna(subset=["switch"])
     if rows.empty:
         raise TwohopError("No experiment turned at any depth; there is nothing to draw.")
-    x = alt.X("switch:Q", title=x_title, scale=alt.Scale(zero=True), axis=alt.Axis(format="~g"))
+    reads = "Blocks that read the picture undisturbed"
+    x = alt.X("switch:Q", title=reads, scale=alt.Scale(zero=True), axis=alt.Axis(format="~g"))
     look: dict[str, Any] = {"unit": "", "scale": 1, "columns": (1, 3)}
     what = "Depth at which each experiment turns"
     return draw(rows, title, what, x, value="switch", group="experiment", **look)

@@ -357,11 +357,11 @@ def measured(value: float, low: float, high: float, unit: str = " %", digits: in
     return words + interval if pd.notna([low, high]).all() else words
 
 
-def caption_n(frame: pd.DataFrame, by: str = "model", items: str = "facts") -> str:
+def caption_n(frame: pd.DataFrame, items: str = "facts") -> str:
     """Return the sample sizes of a figure as a phrase for its caption.
 
-    ``frame`` has columns ``n_items``, optionally ``n_entities``, and ``by``. Sizes that vary
-    within a group are given as a range.
+    ``frame`` has columns ``n_items``, optionally ``n_entities``, and ``model``. Sizes that vary
+    within a model are given as a range.
     """
 
     def between(values: pd.Series) -> str:
@@ -372,8 +372,8 @@ def caption_n(frame: pd.DataFrame, by: str = "model", items: str = "facts") -> s
         entities = f" of {between(group['n_entities'])} entities" if "n_entities" in group else ""
         return f"{between(group['n_items'])} {items}{entities}"
 
-    sizes = {str(name): size(group) for name, group in frame.groupby(by, sort=False)}
+    sizes = {str(name): size(group) for name, group in frame.groupby("model", sort=False)}
     if len(set(sizes.values())) == 1:
-        each = f" for each {by}" if len(sizes) > 1 else ""
+        each = " for each model" if len(sizes) > 1 else ""
         return f"n = {next(iter(sizes.values()))}{each}"
     return "n = " + "; ".join(f"{words} ({name})" for name, words in sizes.items())

@@ -115,11 +115,6 @@ class TokenRoles:
         """Return the role of a position."""
         return next(role for role in ROLES if position in getattr(self, role))
 
-    def shifted(self, by: int) -> TokenRoles:
-        """Return the roles of the prompt behind ``by`` positions of padding."""
-        moved = {role: tuple(p + by for p in getattr(self, role)) for role in ROLES}
-        return TokenRoles(self.length + by, **moved)
-
 
 def token_roles(
     model: Vlm | Llm,

@@ -7,7 +7,6 @@ backbone's own blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,29 +18,29 @@ from twohop_lib.readouts.layers import first_at_least
 THRESHOLD = 0.5
 
 
-def arrival(found: pd.DataFrame, threshold: float = THRESHOLD) -> int | None:
+def arrival(found: pd.DataFrame) -> int | None:
     """The first layer at which the share of names found passes the threshold; None if never.
 
     ``found`` has one row an entity and layer: ``layer``, ``found``.
     """
-    return first_at_least(found.groupby("layer")["found"].mean(), threshold)
+    return first_at_least(found.groupby("layer")["found"].mean(), THRESHOLD)
 
 
-def arrivals(
-    found: pd.DataFrame, by: Sequence[str] = ("model", "seed"), threshold: float = THRESHOLD
-) -> pd.DataFrame:
+def arrivals(found: pd.DataFrame) -> pd.DataFrame:
     """The highest share of names found at any layer, the highest before arrival, and arrival.
 
-    Returns ``*by, peak, before, arrives, n_entities``; ``arrives`` is NaN where the threshold is
-    never passed (then ``before`` is the peak), ``before`` where it is passed at the first layer.
+    Returns ``model, seed, peak, before, arrives, n_entities``; ``arrives`` is NaN where the
+    threshold is never passed (then ``before`` is the peak), ``before`` where it is passed at the
+    first layer.
     """
     rows = []
-    for key, part in found.groupby(list(by), sort=False):
+    for key, part in found.groupby(["model", "seed"], sort=False):
         share = part.groupby("layer")["found"].mean()
-        at = first_at_least(share, threshold)
+        at = first_at_least(share, THRESHOLD)
         before = share if at is None else share[share.index < at]
         rows.append((*key, share.max(), before.max(), at, part["entity_id"].nunique()))
-    table = pd.DataFrame(rows, columns=[*by, "peak", "before", "arrives", "n_entities"])
+    columns = ["model", "seed", "peak", "before", "arrives", "n_entities"]
+    table = pd.DataFrame(rows, columns=columns)
     return table.astype({"peak": float, "before": float, "arrives": float})
 
 

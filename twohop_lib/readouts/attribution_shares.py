@@ -58,22 +58,23 @@ def shares_by_half(places: pd.DataFrame, n_blocks: int) -> dict[str, float]:
     }
 
 
+#: How often a model's blocks are shuffled for the null of :func:`overlap`.
+SHUFFLES = 500
+
+
 def overlap(
     profiles: pd.DataFrame,
     models: Sequence[str],
-    reference: str = "backbone",
     inserted: Mapping[str, Sequence[int]] | None = None,
-    n: int = 500,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Correlate each model's :func:`profile` with the reference's, place by place.
+    """Correlate each model's :func:`profile` with the backbone's, place by place.
 
-    ``inserted`` are a model's blocks that the reference does not have; they are left out, as are
+    ``inserted`` are a model's blocks that the backbone does not have; they are left out, as are
     roles at which the model has no positions (all scores 0: a picture shown through
-    cross-attention). The null shuffles the model's blocks ``n`` times. Returns ``model,
+    cross-attention). The null shuffles the model's blocks :data:`SHUFFLES` times. Returns ``model,
     correlation, null_95`` (the null's 95th percentile) and ``p`` (one-sided).
     """
-    wanted = _by_block(profiles, reference)
+    wanted = _by_block(profiles, "backbone")
     rows = []
     for model in models:
         own = _by_block(profiles, model).drop(columns=list((inserted or {}).get(model, ())))
@@ -81,10 +82,10 @@ def overlap(
         there = own.ne(0).groupby(level="role").transform("any").any(axis=1).to_numpy()
         mine, theirs = own.to_numpy()[there], wanted.to_numpy()[there]
         found = _correlation(mine, theirs)
-        rng = np.random.default_rng(seed)
-        orders = [rng.permutation(mine.shape[1]) for _ in range(n)]
+        rng = np.random.default_rng(0)
+        orders = [rng.permutation(mine.shape[1]) for _ in range(SHUFFLES)]
         null = np.array([_correlation(mine[:, order], theirs) for order in orders])
-        p = (1 + int((null >= found).sum())) / (n + 1)
+        p = (1 + int((null >= found).sum())) / (SHUFFLES + 1)
         rows.append((model, found, float(np.quantile(null, 0.95)), p))
     return pd.DataFrame(rows, columns=["model", "correlation", "null_95", "p"])
 

@@ -25,18 +25,13 @@ def n_range(sizes: Iterable[int]) -> str:
     return _range(str(min(found)), str(max(found)), "–")
 
 
-def n_words(
-    frame: pd.DataFrame,
-    unit: str,
-    by: str = "model",
-    columns: Sequence[str] = ENTITY,
-) -> str:
-    """How many ``unit`` (distinct ``columns``) there are in each group of ``by``.
+def n_words(frame: pd.DataFrame, unit: str, columns: Sequence[str] = ENTITY) -> str:
+    """How many ``unit`` (distinct ``columns``) there are for each model.
 
-    ``n = 45–48 entities for each model``; with one group, ``n = 45 entities``.
+    ``n = 45–48 entities for each model``; with one model, ``n = 45 entities``.
     """
-    counts = frame.drop_duplicates([by, *columns]).groupby(by).size()
-    each = f" for each {by}" if len(counts) > 1 else ""
+    counts = frame.drop_duplicates(["model", *columns]).groupby("model").size()
+    each = " for each model" if len(counts) > 1 else ""
     return f"n = {n_range(counts)} {unit}{each}"
 
 
@@ -65,13 +60,12 @@ def counted_with_interval(
 
 
 def points_with_interval(
-    difference: float | None, low: float | None, high: float | None, n: int, digits: int = 0
+    difference: float | None, low: float | None, high: float | None, n: int
 ) -> str:
     """A difference of shares in points: ``+12 [5, 20] (n = 80)``."""
     if not n or _absent(difference):
         return NOT_MEASURED
-    spread = spread_words(low, high, digits, scale=100)
-    return f"{100 * difference:+.{digits}f}{spread} (n = {n})"
+    return f"{100 * difference:+.0f}{spread_words(low, high, 0, scale=100)} (n = {n})"
 
 
 def spread_words(low: float | None, high: float | None, digits: int, scale: float = 1) -> str:
@@ -86,12 +80,12 @@ def percent(share: float | None, digits: int = 0) -> str:
     return NOT_MEASURED if _absent(share) else f"{100 * share:.{digits}f}"
 
 
-def percent_range(shares: Iterable[float | None], digits: int = 0) -> str:
+def percent_range(shares: Iterable[float | None]) -> str:
     """The lowest and the highest share: ``70 to 83 %``, or ``83 %`` where they print alike."""
     found = [share for share in shares if not _absent(share)]
     if not found:
         return NOT_MEASURED
-    return f"{_range(percent(min(found), digits), percent(max(found), digits), ' to ')} %"
+    return f"{_range(percent(min(found)), percent(max(found)), ' to ')} %"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -137,17 +137,6 @@ def cascade_counts(records: pd.DataFrame, known_by: KnownBy = "vlm") -> pd.DataF
     return counts
 
 
-def controlled_counts(records: pd.DataFrame) -> pd.DataFrame:
-    """Count items at each step to the controlled slice of Ashok et al.
-
-    Steps: all, recognised, full information, controlled slice. Columns as in
-    :func:`cascade_counts`, without ``known_by``.
-    """
-    wide = cascade(records)
-    steps = {"all": wide, **controlled_steps(wide)}
-    return _count(steps, dict(zip(list(steps)[1:], list(steps)[:-1], strict=True)))
-
-
 def controlled_steps(wide: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The cascade's rows at each step to the controlled slice, which comes last."""
     recognised = passing(wide, "recognised")

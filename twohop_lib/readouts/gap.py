@@ -174,8 +174,7 @@ def gap_controlled(records: pd.DataFrame, n_boot: int = 2000) -> Gap:
     The slice: entity identified, answered with full information (picture and name), *not*
     answered by picture wording over a blank picture. Text Only is the blank picture with the
     entity named, Visual the entity's picture with the picture wording. The slice implies
-    recognition, so there is no choice of population; see
-    :func:`twohop_lib.readouts.cascade.controlled_counts` for its n.
+    recognition, so there is no choice of population.
     """
     inside = controlled_steps(cascade(records))["controlled slice"]
     need(inside, ["text_only", "right"])

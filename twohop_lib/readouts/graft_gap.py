@@ -29,19 +29,6 @@ ASKING = "facts"
 #: What an answer by picture can be, in the order of figures.
 OUTCOMES = ("right", "its own name", "another's answer", "something else")
 KEY = ["model", "seed", "format"]
-#: Measures of :func:`measures`, in the order of tables.
-MEASURES = (
-    "named",
-    "named, unseen rendering",
-    "by picture",
-    "by picture, unseen rendering",
-    "its own name",
-    "full information",
-    "naming first",
-    "blank picture",
-    "colours",
-    "its own name, asked for colours",
-)
 
 
 def recipes_of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -114,7 +101,7 @@ def _plain(text: str) -> str:
 
 
 def measures(answers: pd.DataFrame) -> pd.DataFrame:
-    """Each of :data:`MEASURES` of each graft and format, item by item.
+    """What is measured of each graft and format (the names are below), item by item.
 
     Columns ``model, seed, format, measure, entity_id, value``; what is not about naming or colours
     is of :func:`controlled` facts (*blank picture*: of :func:`known` ones).

@@ -56,15 +56,15 @@ class Extremes:
         return self.at_lowest == self.at_highest
 
 
-def highest(table: pd.DataFrame, value: str = "value") -> pd.Series | None:
+def highest(table: pd.DataFrame) -> pd.Series | None:
     """The row of a table with the highest value (the first of equals); None if there is none."""
-    known = table[value].dropna().astype(float)
+    known = table["value"].dropna().astype(float)
     return None if known.empty else table.loc[known.idxmax()]
 
 
-def lowest(table: pd.DataFrame, value: str = "value") -> pd.Series | None:
+def lowest(table: pd.DataFrame) -> pd.Series | None:
     """The row of a table with the lowest value (the first of equals); None if there is none."""
-    known = table[value].dropna().astype(float)
+    known = table["value"].dropna().astype(float)
     return None if known.empty else table.loc[known.idxmin()]
 
 

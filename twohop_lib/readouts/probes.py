@@ -20,7 +20,7 @@ from twohop_lib.readouts.states import FloatArray, image_states, tidy
 
 
 def entity_probe(
-    states: FloatArray, test_views: Sequence[int], shuffled: bool = False, seed: int = 0
+    states: FloatArray, test_views: Sequence[int], shuffled: bool = False
 ) -> NDArray[np.bool_]:
     """Can a linear probe tell the entities apart, in views that it was not trained on?
 
@@ -31,7 +31,7 @@ def entity_probe(
     train = [v for v in range(views) if v not in test_views]
     labels = np.repeat(np.arange(n), len(train))
     if shuffled:
-        labels = np.random.default_rng(seed).permutation(labels)
+        labels = np.random.default_rng(0).permutation(labels)
     wanted = np.repeat(np.arange(n), len(test_views))
     found = []
     for layer in range(states.shape[2]):
@@ -45,25 +45,23 @@ def entities_and_control(
     engine: Engine,
     benchmark: Benchmark,
     questions: Sequence[Question],
-    train: int = 3,
-    test: int = 2,
 ) -> pd.DataFrame:
     """:func:`entity_probe` on slightly cropped views of pictures, and with shuffled labels.
 
-    At the picture's last position; trained on ``train`` views, tested on ``test`` others. Returns
+    At the picture's last position; trained on three views, tested on two others. Returns
     ``entity_id, layer, found, shuffled``, one row an entity, test view and layer, twice.
     """
-    views = range(train + test)
+    views = range(5)
     states = image_states(engine, benchmark, questions, views)["image"]
     ids = [question.entity_id for question in questions]
     found = [
-        tidy(entity_probe(states, views[train:], mixed), ids).assign(shuffled=mixed)
+        tidy(entity_probe(states, views[3:], mixed), ids).assign(shuffled=mixed)
         for mixed in (False, True)
     ]
     return pd.concat(found, ignore_index=True)
 
 
-def fact_probe(states: FloatArray, answers: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
+def fact_probe(states: FloatArray, answers: Sequence[str]) -> NDArray[np.bool_]:
     """Can the answer be read off a state by a linear probe that was trained on other entities?
 
     ``states`` ``[entity, d]``; entities without an answer ("") are left out. Trained on one half,
@@ -72,7 +70,7 @@ def fact_probe(states: FloatArray, answers: Sequence[str], seed: int = 0) -> NDA
     """
     wanted = np.asarray(answers, dtype=object)
     states, wanted = states[wanted != ""], wanted[wanted != ""]
-    fit, test = halves(len(states), seed)
+    fit, test = halves(len(states))
     if len(set(wanted[fit])) < 2:
         return np.zeros(0, dtype=bool)
     return _predicted(states[fit], wanted[fit], states[test]) == wanted[test]

@@ -20,14 +20,14 @@ _OF_A_GAP = ("identify", "by_name", "by_picture")
 HARDLY_EVER = 0.05
 
 
-def agreement_by_rule(cases: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+def agreement_by_rule(cases: pd.DataFrame) -> pd.DataFrame:
     """How often each rule agrees with answers labelled by hand, with Wilson intervals.
 
     ``cases`` as in :func:`twohop_lib.scoring.matching.labelled_cases`. Returns columns ``rule,
     agreement, low, high, n``.
     """
     rows = []
-    for rule in rules:
+    for rule in RULES:
         total = agreement(cases, rule).set_index("category").loc["all"]
         n = int(total["n"])
         found = proportion_interval(round(total["agreement"] * n), n)
@@ -35,9 +35,7 @@ def agreement_by_rule(cases: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.
     return pd.DataFrame(rows, columns=["rule", "agreement", "low", "high", "n"])
 
 
-def verdicts_on_answers(
-    cases: Sequence[tuple[str, Sequence[str]]], rules: Sequence[Rule] = RULES
-) -> pd.DataFrame:
+def verdicts_on_answers(cases: Sequence[tuple[str, Sequence[str]]]) -> pd.DataFrame:
     """What each rule says of answers, given as pairs of an answer and what is accepted.
 
     Returns columns ``answer`` ("(empty)" if nothing was said), ``accepted`` and one a rule.
@@ -45,13 +43,13 @@ def verdicts_on_answers(
     return pd.DataFrame(
         [
             {"answer": answer or "(empty)", "accepted": accepted[0]}
-            | {rule: matches(answer, accepted, rule) for rule in rules}
+            | {rule: matches(answer, accepted, rule) for rule in RULES}
             for answer, accepted in cases
         ]
     )
 
 
-def verdicts_on_facts(questions: Sequence[Question], rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+def verdicts_on_facts(questions: Sequence[Question]) -> pd.DataFrame:
     """What each rule says of four answers made from a fact: is it accepted?
 
     ``right`` is the fact's own first answer, ``wrong`` another entity's, ``denied`` the right one
@@ -67,7 +65,7 @@ def verdicts_on_facts(questions: Sequence[Question], rules: Sequence[Rule] = RUL
             "denied": f"It is {wrong}, not {right}.",
             "echo": q.question_by_name,
         }
-        for rule in rules:
+        for rule in RULES:
             found = {kind: matches(text, q.answers, rule) for kind, text in said.items()}
             rows.append({"relation": q.relation.replace("_", " "), "rule": rule} | found)
     return pd.DataFrame(rows)
@@ -91,7 +89,7 @@ def rescored(answers: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     return answers.assign(correct=right)
 
 
-def gap_by_rule(answers: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+def gap_by_rule(answers: pd.DataFrame) -> pd.DataFrame:
     """Each model's gap in points (by name against by picture) under each scoring rule.
 
     A rule also decides which entities count as recognised (all, if none is). Returns one row a
@@ -99,7 +97,7 @@ def gap_by_rule(answers: pd.DataFrame, rules: Sequence[Rule] = RULES) -> pd.Data
     """
     needed = answers[answers["condition"].isin(_OF_A_GAP)]
     rows = []
-    for rule in rules:
+    for rule in RULES:
         for model, part in recognised_rows(rescored(needed, rule)).groupby("model", sort=False):
             found = gap.gap_difference(part, "full").row()
             rows.append({"model": model, "rule": rule} | found)

@@ -68,44 +68,33 @@ def is_dev(frame: pd.DataFrame, entity: Sequence[str] = ENTITY) -> pd.Series:
     return pd.Series(keys.isin(every[::2]), index=frame.index)
 
 
-def best_on_dev(
-    frame: pd.DataFrame,
-    choice: Sequence[str],
-    value: str = "correct",
-    entity: Sequence[str] = ENTITY,
-) -> tuple[pd.DataFrame, tuple] | None:
+def best_on_dev(frame: pd.DataFrame, choice: Sequence[str]) -> tuple[pd.DataFrame, tuple] | None:
     """Choose on dev entities, measure on the others.
 
     ``choice`` are the columns to choose a value of (the pair of layers of a back-patch). Returns
-    the other entities' rows with the choice of the highest mean ``value`` (the first of equals in
+    the other entities' rows with the choice of the most right answers (the first of equals in
     sorted order), and that choice; None for fewer than :data:`LEAST_ENTITIES` entities.
     """
-    if len(frame[list(entity)].drop_duplicates()) < LEAST_ENTITIES:
+    if len(frame[list(ENTITY)].drop_duplicates()) < LEAST_ENTITIES:
         return None
-    dev = is_dev(frame, entity)
-    best = frame[dev].groupby(list(choice))[value].mean().idxmax()
+    dev = is_dev(frame)
+    best = frame[dev].groupby(list(choice))["correct"].mean().idxmax()
     best = best if isinstance(best, tuple) else (best,)
     same = (frame[list(choice)] == list(best)).all(axis=1)
     return frame[~dev & same], best
 
 
-def best_of_all(
-    frame: pd.DataFrame, value: str = "correct", keys: Sequence[str] = (*FACT, "entity_id")
-) -> pd.DataFrame:
-    """The highest ``value`` of each fact over all choices: an upper bound, chosen item by item."""
-    return frame.groupby(list(keys), sort=False)[value].max().reset_index()
+def best_of_all(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whether each fact is right by any choice: an upper bound, chosen item by item."""
+    return frame.groupby([*FACT, "entity_id"], sort=False)["correct"].max().reset_index()
 
 
 def split_by_entities(
-    frame: pd.DataFrame,
-    entities: pd.DataFrame,
-    names: tuple[str, str],
-    entity: Sequence[str] = ENTITY,
+    frame: pd.DataFrame, entities: pd.DataFrame, names: tuple[str, str]
 ) -> pd.Series:
     """Call each row by the first name if its entity is among ``entities``, else by the second."""
-    inside = pd.MultiIndex.from_frame(frame[list(entity)]).isin(
-        pd.MultiIndex.from_frame(entities[list(entity)])
-    )
+    wanted = pd.MultiIndex.from_frame(entities[list(ENTITY)])
+    inside = pd.MultiIndex.from_frame(frame[list(ENTITY)]).isin(wanted)
     return pd.Series(inside, index=frame.index).map({True: names[0], False: names[1]})
 
 

@@ -76,22 +76,18 @@ def crossed_table(
     frame: pd.DataFrame,
     value: str,
     by: Sequence[str],
-    *,
-    entity: str = "entity_id",
-    seed: str = "seed",
-    n_boot: int = N_BOOT,
 ) -> pd.DataFrame:
     """The mean of a column in each group of ``by``, over seeds that show the same entities.
 
     Entities and seeds are both resampled (:func:`twohop_lib.stats.crossed_bootstrap`); items
     without a value are left out. Returns ``*by, value, low, high, n_items, n_entities, n_seeds``.
     """
-    _need(frame, [value, entity, seed, *by])
+    _need(frame, [value, "entity_id", "seed", *by])
     rows = []
     for key, part in frame.dropna(subset=[value]).groupby(list(by), sort=False):
         numbers = part[value].astype(float)
-        found = crossed_bootstrap(numbers, part[entity], part[seed], n_boot=n_boot)
-        rows.append((*key, *_cells(found), part[seed].nunique()))
+        found = crossed_bootstrap(numbers, part["entity_id"], part["seed"], n_boot=N_BOOT)
+        rows.append((*key, *_cells(found), part["seed"].nunique()))
     return pd.DataFrame(rows, columns=[*by, *_NAMES, "n_seeds"])
 
 
@@ -99,11 +95,6 @@ def share_by_world(
     frame: pd.DataFrame,
     value: str | tuple[str, str],
     by: Sequence[str],
-    *,
-    world: str = "seed",
-    entity: Sequence[str] = ENTITY,
-    donor: Sequence[str] | None = None,
-    n_boot: int = N_BOOT,
 ) -> pd.DataFrame:
     """:func:`share` in each world, and over all of them, in each group of ``by``.
 
@@ -111,15 +102,14 @@ def share_by_world(
     world's number as text, or :data:`ALL_WORLDS`, whose interval resamples worlds and then
     entities within each. A group seen in one world has no such row.
     """
-    options = {"entity": entity, "donor": donor, "n_boot": n_boot}
-    each = share_table(frame, value, [*by, world], **options)
-    each = each.assign(**{world: each[world].astype(int).astype(str)})
-    every = share_table(frame, value, by, world=world, **options)
-    several = each.groupby(list(by), sort=False)[world].transform("size") > 1
-    wide = every.merge(each.loc[several, list(by)].drop_duplicates(), on=list(by))
-    wide.insert(len(by), world, ALL_WORLDS)
+    each = share_table(frame, value, [*by, "seed"])
+    each["seed"] = each["seed"].astype(int).astype(str)
+    several = each.groupby(list(by), sort=False)["seed"].transform("size") > 1
+    groups = each.loc[several, list(by)].drop_duplicates()
+    wide = share_table(frame, value, by).merge(groups, on=list(by))
+    wide.insert(len(by), "seed", ALL_WORLDS)
     table = pd.concat([each, wide], ignore_index=True) if len(wide) else each
-    return table.rename(columns={world: "world"})
+    return table.rename(columns={"seed": "world"})
 
 
 def paired_differences(
@@ -127,38 +117,32 @@ def paired_differences(
     value: str,
     arm: str,
     contrasts: Sequence[tuple[str, str]],
-    by: Sequence[str] = ("model",),
-    item: Sequence[str] = ("question_id",),
-    *,
-    entity: Sequence[str] = ENTITY,
-    world: str | None = "seed",
-    n_boot: int = N_BOOT,
 ) -> pd.DataFrame:
-    """How much more one arm has than another, item by item, with intervals over entities.
+    """How much more one arm has than another, question by question, with intervals over entities.
 
-    ``contrasts`` are (more, less), values of the column ``arm``; an item is what ``by``,
-    ``entity`` and ``item`` name, and must have both. Returns the columns ``*by, more, less,
-    value, low, high, n_items, n_entities``, contrasts in their order within each group.
+    ``contrasts`` are (more, less), values of the column ``arm``; a question of one model counts if
+    it has both. Returns ``model, more, less, value, low, high, n_items, n_entities``, contrasts in
+    their order for each model.
     """
-    keys = list(dict.fromkeys([*by, *entity, *item]))
+    keys = ["model", *ENTITY, "question_id"]
     _need(frame, [value, arm, *keys])
     numbers = frame.assign(**{value: frame[value].astype(float)})
     wide = numbers.pivot_table(index=keys, columns=arm, values=value, sort=False).reset_index()
     rows = []
-    for key, part in wide.groupby(list(by), sort=False):
+    for model, part in wide.groupby("model", sort=False):
         for more, less in contrasts:
             if not {more, less} <= set(part.columns):
                 continue
             both = part.dropna(subset=[more, less])
             found = entity_bootstrap(
                 both[[more, less]],
-                both[list(entity)],
+                both[list(ENTITY)],
                 "difference",
-                worlds=None if world is None else both[world],
-                n_boot=n_boot,
+                worlds=both["seed"],
+                n_boot=N_BOOT,
             )
-            rows.append((*key, more, less, *_cells(found)))
-    return pd.DataFrame(rows, columns=[*by, "more", "less", *_NAMES])
+            rows.append((model, more, less, *_cells(found)))
+    return pd.DataFrame(rows, columns=["model", "more", "less", *_NAMES])
 
 
 _NAMES = ("value", "low", "high", "n_items", "n_entities")

@@ -56,11 +56,6 @@ def blocks_read(frame: pd.DataFrame) -> pd.Series:
     )
 
 
-def donor_lost(frame: pd.DataFrame) -> pd.Series:
-    """Whether the answer is no longer the donor's, for each row of a cross-patch."""
-    return frame["says"].ne("donor")
-
-
 def target_gained(frame: pd.DataFrame) -> pd.Series:
     """Whether the answer is the target's, for each row of a cross-patch."""
     return frame["says"].eq("target")
@@ -69,8 +64,8 @@ def target_gained(frame: pd.DataFrame) -> pd.Series:
 def balance(frame: pd.DataFrame) -> pd.Series:
     """Target against donor, for each row of a cross-patch: 1 target, 0 donor, ½ neither.
 
-    Where most answers are neither's, half of it says little: see :func:`donor_lost` and
-    :func:`target_gained` instead.
+    Where most answers are neither's, half of it says little: see :func:`target_gained`
+    instead.
     """
     return frame["says"].map({"target": 1.0, "donor": 0.0, "neither": 0.5}).astype(float)
 
@@ -186,19 +181,19 @@ def switch_table(
 
 
 def switches_by_world(
-    frame: pd.DataFrame, value: str, by: Sequence[str] = ("model",), x: str = "blocks_read"
+    frame: pd.DataFrame, value: str, by: Sequence[str] = ("model",)
 ) -> pd.DataFrame:
     """Switch layers in each world and over all of them, in words: ``*by, world, switch``.
 
     ``world`` is the seed as text or :data:`~twohop_lib.readouts.shares.ALL_WORLDS`, for groups
     seen in several worlds; ``switch`` as :func:`switch_words` puts it.
     """
-    each = switch_table(frame, value, [*by, "seed"], x)
+    each = switch_table(frame, value, [*by, "seed"])
     each = each.rename(columns={"seed": "world"}).astype({"world": str})
     several = frame.groupby(list(by))["seed"].transform("nunique") > 1
     parts = [each]
     if several.any():
-        parts.append(switch_table(frame[several], value, by, x))
+        parts.append(switch_table(frame[several], value, by))
     table = pd.concat(parts, ignore_index=True).fillna({"world": ALL_WORLDS})
     words = [switch_words(r.switch, r.low, r.high) for r in table.itertuples()]
     return table[[*by, "world"]].assign(switch=words)
@@ -226,9 +221,9 @@ def retained(frame: pd.DataFrame, by: Sequence[str] = ("model", "task", "until")
     return both.assign(retained=both["correct"].astype(float) / both["free"])
 
 
-def to_the_top(frame: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFrame:
-    """A freeze's records up to the highest block T that each group of ``by`` was frozen to."""
-    return frame[frame["until"] == frame.groupby(list(by))["until"].transform("max")]
+def to_the_top(frame: pd.DataFrame) -> pd.DataFrame:
+    """A freeze's records up to the highest block T that each model was frozen to."""
+    return frame[frame["until"] == frame.groupby("model")["until"].transform("max")]
 
 
 def spread_over_experiments(table: pd.DataFrame) -> pd.DataFrame:
@@ -236,13 +231,13 @@ def spread_over_experiments(table: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(subset=["switch"]).groupby("model")["switch"].agg(["min", "max"])
 
 
-def in_order(table: pd.DataFrame, models: Sequence[str], world: str = "seed") -> tuple[int, int]:
+def in_order(table: pd.DataFrame, models: Sequence[str]) -> tuple[int, int]:
     """In how many worlds the models switch one after another, and in how many all were swept.
 
     A model without a switch is after no other and before no other.
     """
     models = list(models)
-    wide = table[table["model"].isin(models)].pivot(index=world, columns="model")
+    wide = table[table["model"].isin(models)].pivot(index="seed", columns="model")
     swept = wide["n_entities"].reindex(columns=models).notna().all(axis=1)
     at = wide["switch"].reindex(columns=models)[swept].astype(float)
     rising = [at[a] < at[b] for a, b in zip(models[:-1], models[1:], strict=True)]

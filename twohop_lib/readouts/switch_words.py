@@ -24,9 +24,9 @@ def first_and_last_to_turn(table: pd.DataFrame) -> str:
     return title if ends.one else f"{title} and last in {ends.at_highest} ({ends.highest:.1f})"
 
 
-def leaves_the_donor(means: pd.DataFrame, x: str = "blocks_read") -> str:
+def leaves_the_donor(means: pd.DataFrame) -> str:
     """A title: by which layers the calibrated difference (1 donor, 0 target) is below one half."""
-    below = {name: first_below(curve) for name, curve in curves(means, x).items()}
+    below = {name: first_below(curve) for name, curve in curves(means, "blocks_read").items()}
     ends = extremes(pd.Series(below, dtype=object))
     if ends is None:
         return "The fact prompt follows the donor at every layer"
