@@ -374,9 +374,7 @@ recorded = study.recorded(
 )
 worlds = joined(above, recorded)
 worlds["blocks_read"] = switch.blocks_read(worlds)
-switch.switches_by_world(worlds, "correct").pivot(
-    index="model", columns="world", values="switch"
-).fillna("none")
+switch.switches_by_world(worlds, "correct")
 
 # %% [markdown] tags=["grafts"]
 # ## On a published language model
@@ -430,13 +428,10 @@ counted_table(
 ) if published else None
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_too", published.too)
-glue("grafts_answers_cut", published.answers_cut)
-if published:
-    glue("grafts_cut", knockout_words.cut_at(turned))
-    glue("grafts_reader", knockout_words.who_reads(edges_of_grafts))
-else:
-    glue_all(dict.fromkeys(("grafts_cut", "grafts_reader"), "–"))
+published.glue(
+    cut=lambda: knockout_words.cut_at(turned),
+    reader=lambda: knockout_words.who_reads(edges_of_grafts),
+)
 
 # %% [markdown]
 # ## Controls

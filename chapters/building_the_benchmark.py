@@ -432,19 +432,17 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
 if published:
     most, least = known_facts.iloc[0], known_facts.iloc[-1]
-    glue(
-        "grafts_known",
+published.glue(
+    known=lambda: (
         f"{grafts_said['correct'].sum()} of {len(grafts_said)} facts about "
         f"{grafts_said['entity_id'].nunique()} countries by name, "
         f"{counted(most['value'], most['n_items'])} of one relation's "
         f"({most['method']}) and {counted(least['value'], least['n_items'])} "
-        f"of another's ({least['method']})",
+        f"of another's ({least['method']})"
     )
-else:
-    glue("grafts_known", "nothing on this page")
+)
 
 # %% [markdown]
 # ## Controls

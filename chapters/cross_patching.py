@@ -333,9 +333,7 @@ recorded = study.recorded("sweeps", experiment="cross-patch")
 worlds = joined(naming, facts, recorded)
 worlds["blocks_read"] = switch.blocks_read(worlds)
 worlds["balance"] = switch.balance(worlds)
-switch.switches_by_world(worlds, "balance", by=("task", "model")).pivot(
-    index=["task", "model"], columns="world", values="switch"
-).fillna("–")
+switch.switches_by_world(worlds, "balance", by=("task", "model"))
 
 # %% tags=["remove-cell"]
 gaps = ("early", "middle", "late")
@@ -412,15 +410,10 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_too", published.too)
-glue("grafts_answers_cut", published.answers_cut)
-for asked in ("name", "fact"):
-    glue(
-        f"grafts_{asked}s",
-        switch_words.turns_at(both_at[asked])
-        if published
-        else "nothing was measured here.",
-    )
+published.glue(
+    names=lambda: switch_words.turns_at(both_at["name"]),
+    facts=lambda: switch_words.turns_at(both_at["fact"]),
+)
 
 # %% [markdown]
 # ## Controls

@@ -332,9 +332,7 @@ recorded = study.recorded("sweeps", experiment="freeze")
 worlds = switch.to_the_top(joined(both, recorded))
 worlds["blocks_read"] = switch.blocks_read(worlds)
 worlds = switch.retained(worlds, ("model", "task", "seed"))
-switch.switches_by_world(worlds, "retained", ("task", "model")).pivot(
-    index=["task", "model"], columns="world", values="switch"
-).fillna("none")
+switch.switches_by_world(worlds, "retained", ("task", "model"))
 
 # %% [markdown] tags=["grafts"]
 # ## On a published language model
@@ -398,13 +396,10 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_too", published.too)
-glue("grafts_answers_cut", published.answers_cut)
-if published:
-    glue("grafts_named", freeze_words.at_the_door(seen))
-    glue("grafts_facts", freeze_words.facts_at_the_door(told))
-else:
-    glue_all(dict.fromkeys(("grafts_named", "grafts_facts"), "–"))
+published.glue(
+    named=lambda: freeze_words.at_the_door(seen),
+    facts=lambda: freeze_words.facts_at_the_door(told),
+)
 
 # %% [markdown]
 # ## Controls

@@ -395,13 +395,8 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
-glue("grafts_answers_cut", published.answers_cut)
-glue(
-    "grafts_patch",
-    patch_words.windows_sentence(in_each, grafted)
-    if published
-    else "It was not measured here.",
+published.glue(
+    patch=lambda: patch_words.windows_sentence(in_each, grafted)
 )
 
 # %% [markdown]

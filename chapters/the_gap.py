@@ -356,12 +356,11 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_too", published.too)
-glue("grafts_answers_cut", published.answers_cut)
-if published:
-    of_known = gap_words.outcomes_of_known(grafted, "llm")
-    sentence = gap_words.outcomes_sentence(of_known, "country")
-glue("grafts_gap", sentence if published else "not measured here")
+published.glue(
+    gap=lambda: gap_words.outcomes_sentence(
+        gap_words.outcomes_of_known(grafted, "llm"), "country"
+    )
+)
 
 # %% [markdown]
 # ## Controls

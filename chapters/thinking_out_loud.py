@@ -316,14 +316,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
-glue("grafts_answers_cut", published.answers_cut)
-glue(
-    "grafts_back",
-    repairs.ways_sentence(ways, "country")
-    if published
-    else "It was not measured here.",
-)
+published.glue(back=lambda: repairs.ways_sentence(ways, "country"))
 
 # %% [markdown]
 # ## Controls

@@ -352,14 +352,7 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_too", published.too)
-glue("grafts_answers_cut", published.answers_cut)
-glue(
-    "grafts_like",
-    stream_words.nearest_sentence(mean)
-    if published
-    else "It was not measured here.",
-)
+published.glue(like=lambda: stream_words.nearest_sentence(mean))
 
 # %% [markdown]
 # ## Controls

@@ -411,13 +411,10 @@ if published:
     )
 
 # %% tags=["remove-cell", "grafts"]
-glue("grafts_words", published.words)
-glue("grafts_answers_cut", published.answers_cut)
-glue(
-    "grafts_deadlines",
-    deadline_words.two_deadlines_sentence(grafts_written)
-    if published
-    else "nothing was measured here.",
+published.glue(
+    deadlines=lambda: deadline_words.two_deadlines_sentence(
+        grafts_written
+    )
 )
 
 # %% [markdown]

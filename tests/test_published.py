@@ -167,6 +167,18 @@ def test_a_page_without_frames_of_its_own_is_recorded_as_it_is_opened(cache, tmp
     pd.testing.assert_frame_equal(shown.by_name, live.by_name, check_dtype=False)
 
 
+def test_what_a_page_says_of_the_grafts_is_glued_or_said_not_to_be_measured(cache, monkeypatch):
+    glued = {}
+    monkeypatch.setattr(published, "glue_all", glued.update)
+    published.Published(None, "none were asked for").glue(gap=lambda: 1 / 0)
+    assert glued["grafts_gap"] == "nothing was measured here"
+    assert glued["grafts_words"] == "none were asked for" and "(there are no" in glued["grafts_too"]
+    opened = open_grafts("demo", ["caption"], entities=2)
+    opened.glue(gap=lambda: "3 of 4")
+    assert glued["grafts_gap"] == "3 of 4" and glued["grafts_words"] == "measured on this page"
+    assert glued["grafts_answers_cut"] == opened.answers_cut
+
+
 def test_neither_here_nor_recorded_is_told_and_is_no_failure(cache, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TWOHOP_CACHE", str(tmp_path / "empty"))
     opened = open_grafts("demo", ["caption"], entities=4)

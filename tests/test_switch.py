@@ -142,14 +142,16 @@ def test_only_pairs_or_no_pairs_are_pooled():
 def test_switches_of_several_worlds_in_words():
     worlds = [crossed([2 + s, 3 + s, 4 + s] * 4, seed=s) for s in range(3)]
     table = switch.switches_by_world(pd.concat(worlds), "gained")
-    assert table["world"].tolist() == ["0", "1", "2", "all"]
-    assert table["switch"].str.fullmatch(r"\d\.\d \[\d\.\d, \d\.\d\]").all()
-    wide = [float(w.split("[")[1].split(",")[0]) for w in table["switch"]]
+    assert list(table) == ["0", "1", "2", "all"] and len(table) == 1
+    assert table.iloc[0].str.fullmatch(r"\d\.\d \[\d\.\d, \d\.\d\]").all()
+    wide = [float(w.split("[")[1].split(",")[0]) for w in table.iloc[0]]
     assert wide[3] < wide[1]  # worlds differ more than entities within one
     alone = switch.switches_by_world(worlds[0], "gained")
-    assert alone["world"].tolist() == ["0"]
+    assert list(alone) == ["0"]
+    other = pd.concat([*worlds, worlds[0].assign(model="other")])
+    assert switch.switches_by_world(other, "gained").loc["other"].tolist()[1:] == ["–"] * 3
     never = switch.switches_by_world(crossed([99] * 6), "gained")
-    assert never["switch"].tolist() == ["none"]
+    assert never.iloc[0].tolist() == ["none"]
 
 
 def test_a_switch_in_words():

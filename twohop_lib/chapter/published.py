@@ -21,6 +21,7 @@ import torch
 from twohop_lib import records
 from twohop_lib.benchmark import sources
 from twohop_lib.benchmark.schema import Benchmark
+from twohop_lib.chapter.show import glue_all
 from twohop_lib.chapter.study import Study
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import RECORDED, check_name, shipped
@@ -42,6 +43,8 @@ COMMAND = "twohop graft record"
 RECORD_TO = "TWOHOP_RECORD"
 #: Of every page: what the models answered, and what the language model did by name.
 ANSWERS, BY_NAME = "answers", "by-name"
+#: What stands in a sentence where there are no grafts.
+UNMEASURED = "nothing was measured here"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,15 @@ class Published:
         if self.study is None:
             return f"There are no answers of {GRAFTS}."
         return cut_sentence(self.study.answers, "answers of the grafts")
+
+    def glue(self, **told: Callable[[], str]) -> None:
+        """Glue what a page says of the grafts: ``grafts_words``, ``_too``, ``_answers_cut``.
+
+        And each of ``told`` as ``grafts_…``, made only where there are grafts to tell of.
+        """
+        values = {"words": self.words, "too": self.too, "answers_cut": self.answers_cut}
+        values |= {name: make() if self else UNMEASURED for name, make in told.items()}
+        glue_all({f"grafts_{name}": value for name, value in values.items()})
 
     def title(self, finding: str) -> str:
         """A figure's title: whose finding it is, and the finding."""

@@ -20,7 +20,7 @@ from scipy.optimize import leastsq
 from scipy.special import expit
 
 from twohop_lib.errors import TwohopError
-from twohop_lib.readouts.captions import spread_words
+from twohop_lib.readouts.captions import NOT_MEASURED, spread_words
 from twohop_lib.readouts.shares import ALL_WORLDS, share_table
 from twohop_lib.stats import DONOR, ENTITY, Interval, entity_bootstrap, proportion_interval
 
@@ -183,10 +183,10 @@ def switch_table(
 def switches_by_world(
     frame: pd.DataFrame, value: str, by: Sequence[str] = ("model",)
 ) -> pd.DataFrame:
-    """Switch layers in each world and over all of them, in words: ``*by, world, switch``.
+    """Switch layers in each world and over all of them, in words: ``by`` by world.
 
-    ``world`` is the seed as text or :data:`~twohop_lib.readouts.shares.ALL_WORLDS`, for groups
-    seen in several worlds; ``switch`` as :func:`switch_words` puts it.
+    A column for each seed and :data:`~twohop_lib.readouts.shares.ALL_WORLDS`, for groups seen in
+    several worlds. As :func:`switch_words` puts it; a dash for worlds that were not swept.
     """
     each = switch_table(frame, value, [*by, "seed"])
     each = each.rename(columns={"seed": "world"}).astype({"world": str})
@@ -196,7 +196,8 @@ def switches_by_world(
         parts.append(switch_table(frame[several], value, by))
     table = pd.concat(parts, ignore_index=True).fillna({"world": ALL_WORLDS})
     words = [switch_words(r.switch, r.low, r.high) for r in table.itertuples()]
-    return table[[*by, "world"]].assign(switch=words)
+    wide = table.assign(switch=words).pivot(index=list(by), columns="world", values="switch")
+    return wide.fillna(NOT_MEASURED)
 
 
 def switch_words(
