@@ -42,6 +42,7 @@ from twohop_lib.readouts.graft_gap import COLOURS, controlled
 from twohop_lib.runs import store
 from twohop_lib.runs.conditions import judge
 from twohop_lib.scoring.matching import matches
+from twohop_lib.stats import entity_bootstrap
 
 COMMAND = "twohop graft study"
 #: Views that entities are named on, and those that facts are asked on.
@@ -408,13 +409,16 @@ def in_order(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def make_card(folder: Path, answers: pd.DataFrame) -> Card:
-    """The card of one graft from its answer records."""
+    """The card of one graft from its answer records; intervals are over entities."""
     about = json.loads((folder / TRAINING).read_text())
     chat = answers[answers["format"] == "chat"]
     facts = controlled(chat)
 
     def share(rows: pd.DataFrame, column: str) -> Measured | None:
-        return Measured(value=rows[column].mean(), n=len(rows)) if len(rows) else None
+        if rows.empty:
+            return None
+        found = entity_bootstrap(rows[column].astype(float), rows["entity_id"])
+        return Measured(value=found.estimate, n=len(rows), low=found.low, high=found.high)
 
     by_picture = facts[facts["condition"] == "by_picture"]
     return Card(
