@@ -13,7 +13,8 @@ from twohop_lib.interventions.edits import CrossPatch
 from twohop_lib.interventions.pairs import NothingLeft
 from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.sweep import ControlFailed
-from twohop_lib.organisms import locate_pair, path
+from twohop_lib.organisms import path
+from twohop_lib.runs.named import locate_pair
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -43,6 +44,7 @@ from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.models.roles import ImageSite, token_roles
 from twohop_lib.organisms import stages
 from twohop_lib.runs import generate
+from twohop_lib.runs.named import locate_pair, suited_benchmark
 
 
 @pytest.fixture(scope="module")
@@ -616,9 +618,20 @@ def test_unknown_and_untrained_grafts_are_told(cache):
 
 
 def test_a_name_becomes_two_folders_and_anything_else_stays(grown, cache):
-    assert shipped.locate_pair("some/model") == ("some/model", None)
-    assert shipped.locate_pair(str(grown)) == (str(grown), str(grown / LANGUAGE))
-    assert shipped.locate_pair(str(grown), "x") == (str(grown), "x")
+    assert locate_pair("some/model") == ("some/model", None)
+    assert locate_pair(str(grown)) == (str(grown), str(grown / LANGUAGE))
+    assert locate_pair(str(grown), "x") == (str(grown), "x")
+    here = cache / "grafts" / "seed4" / "tuned"
+    shutil.copytree(grown, here)
+    assert locate_pair("tuned", seed=4) == (str(here), str(here / LANGUAGE))
+
+
+def test_a_graft_s_card_makes_no_organism_of_it(grown, tmp_path):
+    shutil.copytree(grown, tmp_path / "g")
+    about = {"name": "caption", "seed": 0, "made": "", "llm": "", "llm_hash": "", "benchmark": ""}
+    sha = cards.adapter_hash(tmp_path / "g")
+    cards.write_card(tmp_path / "g", cards.Card(**about, adapter_sha256=sha))
+    assert suited_benchmark(str(tmp_path / "g")) == "flags"
 
 
 def test_a_shipped_adapter_is_joined_once_and_only_to_its_own_model(

@@ -24,9 +24,10 @@ from twohop_lib import commands, records
 from twohop_lib.benchmark import load, sources
 from twohop_lib.chapter import study
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import locate_pair, path, suited_benchmark
+from twohop_lib.organisms import path
 from twohop_lib.rerun import execute
 from twohop_lib.rerun import run as running
+from twohop_lib.runs.named import locate_pair, suited_benchmark
 
 ROOT = Path(__file__).parent.parent
 TINY_CHAPTER = """# ---
@@ -366,7 +367,10 @@ def test_a_number_for_a_text_is_text_and_a_wording_that_is_none_is_refused_at_on
     [
         (["--vlm", "late", "-p", "max_entities", "-5"], "'max_entities' is -5; give 0 or more"),
         (["--vlm", "late", "--benchmark", "flgas"], "did you mean 'flags'"),
-        (["--vlm", "lat"], "'lat' is no folder, no organism and no hub id .*did you mean 'late'"),
+        (
+            ["--vlm", "lat"],
+            "'lat' is no folder, no organism, no graft and no hub id .*did you mean 'late'",
+        ),
         (["--vlm", "late", "--llm", "FOLDER"], "no text backbone|cannot be read|config"),
     ],
 )

@@ -30,6 +30,7 @@ from twohop_lib.models.loading import load_vlm
 from twohop_lib.models.pair import ModelPair, compatibility, load_pair, text_stack
 from twohop_lib.readouts.cut import cut_sentence
 from twohop_lib.runs.evaluate import NULLABLE, evaluate
+from twohop_lib.runs.named import locate_pair
 
 #: What figures, captions and titles call them.
 GRAFTS = "grafts of Gemma 3 270M"
@@ -228,7 +229,7 @@ def _live(grafts: Sequence[str], seed: int) -> tuple[dict[str, ModelPair], list[
     reasons: list[str] = []
     for name in grafts:
         try:
-            vlm, llm = shipped.locate_pair(str(shipped.path(name, seed)))
+            vlm, llm = locate_pair(str(shipped.path(name, seed)))
         except TwohopError as error:
             reasons.append(str(error).rstrip("."))
             continue

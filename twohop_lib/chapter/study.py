@@ -28,12 +28,13 @@ from twohop_lib.interventions.sweep import ControlFailed
 from twohop_lib.models.agreement import farthest
 from twohop_lib.models.pair import ModelPair, load_pair
 from twohop_lib.models.registry import ENTRIES
-from twohop_lib.organisms import FURTHER, NAMES, STUDY, locate_pair, suited_benchmark
+from twohop_lib.organisms import FURTHER, NAMES, STUDY
 from twohop_lib.readouts.cut import cut_by_arm, cut_sentence
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.runs.generate import MAX_NEW_TOKENS
+from twohop_lib.runs.named import locate_pair, suited_benchmark
 from twohop_lib.scoring.matching import matches
 
 #: Benchmarks built for this process; their folders go when it does.

@@ -47,7 +47,7 @@ def bench(
 
     if vlm:
         from twohop_lib.models.pair import load_pair
-        from twohop_lib.organisms import locate_pair
+        from twohop_lib.runs.named import locate_pair
 
         model = load_pair(*locate_pair(vlm, llm), dtype=dtype).vlm
     else:

@@ -29,7 +29,7 @@ COLOURS = {
 
 
 def check(
-    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism.")],
+    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism or graft.")],
     llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
         None
     ),
@@ -53,7 +53,7 @@ def check(
     Every experiment of the chapters is run on a few entities. Exits with 0 only if every check
     holds and every chapter can be run.
     """
-    from twohop_lib.organisms import locate_pair, suited_benchmark
+    from twohop_lib.runs.named import locate_pair, suited_benchmark
 
     vlm_at, llm_at = locate_pair(vlm, llm)  # A mistyped name is told before anything heavy starts.
 

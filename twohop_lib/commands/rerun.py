@@ -28,7 +28,7 @@ class TwoWords(TyperCommand):
 
 
 def rerun(
-    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism.")],
+    vlm: Annotated[str, typer.Option(help="Hub id, folder, or name of an organism or graft.")],
     llm: Annotated[str | None, typer.Option(help="Text backbone; the registry's if left out.")] = (
         None
     ),
@@ -66,7 +66,6 @@ def rerun(
     skip_check: Annotated[bool, typer.Option(help="Run although a check fails.")] = False,
 ) -> None:
     """Run the book's chapters for a model, into one folder that a second call goes on with."""
-    from twohop_lib.organisms import locate_pair
     from twohop_lib.rerun.run import (
         PROFILES,
         Request,
@@ -75,6 +74,7 @@ def rerun(
         rerunnable,
         run,
     )
+    from twohop_lib.runs.named import locate_pair
 
     if profile not in PROFILES:
         raise TwohopError(f"No profile is called {profile!r}; {suggest(profile, PROFILES)}.")

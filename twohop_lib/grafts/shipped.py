@@ -11,7 +11,6 @@ from twohop_lib.benchmark import flags
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts import (
     ADAPTERS,
-    LANGUAGE,
     NAMES,
     assemble,
     cache_folder,
@@ -99,15 +98,3 @@ def here(seed: int = 0) -> dict[str, str]:
         elif (trained / "config.json").is_file():
             found[name] = adapter_hash(trained)
     return found
-
-
-def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, str | None]:
-    """Where a VLM and its backbone are: a graft's name is turned into its two folders.
-
-    Anything else (a folder, a hub id) is returned as it is, with a graft's own text model as the
-    backbone where none is given.
-    """
-    if vlm in NAMES and not Path(vlm).exists():
-        vlm = str(path(vlm, seed))
-    beside = Path(vlm) / LANGUAGE
-    return vlm, llm or (str(beside) if beside.is_dir() else None)

@@ -46,32 +46,3 @@ def path(name: str, seed: int = 0) -> Path:
         f"organism {name!r} of seed {seed} is not on this machine; "
         f"train it with: twohop organism train {name} --seed {seed}"
     )
-
-
-def locate_pair(vlm: str, llm: str | None = None, seed: int = 0) -> tuple[str, str | None]:
-    """Where a VLM and its backbone are: an organism's name is turned into its two folders.
-
-    A folder or a hub id is returned as it is.
-
-    Raises:
-        TwohopError: ``vlm`` is none of these, or an organism that is not on this machine.
-    """
-    known = (*NAMES, *FURTHER)
-    if "/" in vlm or Path(vlm).exists():
-        return vlm, llm
-    if vlm not in known:
-        raise TwohopError(
-            f"{vlm!r} is no folder, no organism and no hub id (owner/name); {suggest(vlm, known)}."
-        )
-    return str(path(vlm, seed)), llm or str(path(NAMES[0], seed))
-
-
-def suited_benchmark(vlm: str) -> str:
-    """The benchmark that suits a model: organisms know their own world, all others the real one.
-
-    ``vlm`` is a name, folder or hub id; empty means the book's organisms.
-    """
-    from twohop_lib.organisms.cards import CARD
-
-    organism = not vlm or vlm in (*NAMES, *FURTHER) or (Path(vlm) / CARD).is_file()
-    return "heraldry" if organism else "flags"

@@ -35,9 +35,9 @@ from twohop_lib.interventions.check import check
 from twohop_lib.models.loading import load_config
 from twohop_lib.models.pair import load_pair
 from twohop_lib.models.registry import find
-from twohop_lib.organisms import suited_benchmark
 from twohop_lib.rerun import pages
 from twohop_lib.rerun.execute import defaults, execute, is_current, run_key, to_notebook
+from twohop_lib.runs.named import suited_benchmark
 from twohop_lib.runs.store import folder_hash
 
 Profile = Literal["quick", "standard", "full"]
