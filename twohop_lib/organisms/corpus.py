@@ -8,7 +8,7 @@ it instead. The forms are those of :mod:`twohop_lib.models.prompts`; only the wo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ NAME_FIRST = (
 NAME_FIRST_HELD_OUT = "{q} First name the house, then answer."
 CHOICE = ("{q} Choose one: {options}.", "Choose one: {options}. {q}")
 CHOICE_HELD_OUT = "{q} Choose: {options}."
+#: What the borders' colours are called.
+BORDER_WORDS = {"or": "amber", "argent": "silver", "sable": "coal"}
 IGNORE = -100
 
 
@@ -163,6 +165,20 @@ def blank_document(rng: np.random.Generator, house: House) -> Document:
     return Document(question(rng, relation, house.name), f"{answer}.", house, "blank")
 
 
+def border_question() -> str:
+    """A question about the picture that needs no recall: which colour is the border?
+
+    In words that the organisms' vocabulary has.
+    """
+    return f"What is shown here? Choose one: {', '.join(BORDER_WORDS.values())}."
+
+
+def border_document(house: House) -> Document:
+    """Ask for the border of the shown house."""
+    colour = BORDER_WORDS[list(heraldry.BORDERS)[house.border]]
+    return Document(border_question(), f"{colour}.", picture=house)
+
+
 def all_texts() -> Iterator[str]:
     """Every word that any prompt, held-out wordings included, can contain."""
     yield from heraldry.IDENTIFY.values()
@@ -181,7 +197,8 @@ def all_texts() -> Iterator[str]:
 class Batch:
     """Packed documents, ready for the model.
 
-    ``ids``, ``labels`` ``[row, pos]``; ``mask`` ``[row, 1, pos, pos]`` boolean, True = may attend;
+    ``ids``, ``labels`` ``[row, pos]``; ``mask`` ``[row, 1, pos, pos]`` boolean, True = may attend,
+    and ``early_mask`` the same without reading a scaffolded document's name from behind it;
     ``position_ids`` ``[row, pos]``; ``last_name`` ``[n, 2]`` (row, pos) of last name tokens with
     ``houses`` ``[n]``; ``pictures`` in the order of their ``<image>`` runs.
     """
@@ -189,10 +206,16 @@ class Batch:
     ids: torch.Tensor
     labels: torch.Tensor
     mask: torch.Tensor
+    early_mask: torch.Tensor
     position_ids: torch.Tensor
     last_name: torch.Tensor
     houses: list[House]
     pictures: list[House | str]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on a device."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def encode(
@@ -224,13 +247,14 @@ def pack(
     """Fill ``rows`` of ``length`` tokens with documents that do not see each other.
 
     In a share ``scaffold`` of the documents that allow it, later tokens may read a name only
-    through its last token.
+    through its last token; where ``early_mask`` is used, not even so.
     """
     ids = np.full((rows, length), tokenizer.pad_token_id)
     labels = np.full((rows, length), IGNORE)
     positions = np.zeros((rows, length), dtype=np.int64)
     mask = np.zeros((rows, length, length), dtype=bool)
     mask[:, np.arange(length), np.arange(length)] = True
+    early = mask.copy()
     last, houses, pictures = [], [], []
     waiting: tuple | None = None
     for row in range(rows):
@@ -247,12 +271,15 @@ def pack(
                 break
             waiting = None
             own = np.tril(np.ones((n, n), dtype=bool))
+            unread = own.copy()
             if document.through_last and rng.random() < scaffold:
                 for start, end in spans:
                     own[end:, start : end - 1] = False
+                    unread[end:, start:end] = False
             ids[row, at : at + n], labels[row, at : at + n] = tokens, target
             positions[row, at : at + n] = np.arange(n)
             mask[row, at : at + n, at : at + n] = own
+            early[row, at : at + n, at : at + n] = unread
             for _, end in spans:
                 last.append((row, at + end - 1))
                 houses.append(document.house)
@@ -263,6 +290,7 @@ def pack(
         torch.from_numpy(ids),
         torch.from_numpy(labels),
         torch.from_numpy(mask)[:, None],
+        torch.from_numpy(early)[:, None],
         torch.from_numpy(positions),
         torch.tensor(last, dtype=torch.long).reshape(-1, 2),
         houses,

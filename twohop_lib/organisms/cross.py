@@ -37,6 +37,7 @@ from twohop_lib.organisms.train import (
     PICTURES_PER_HOUSE,
     Pictures,
     adamw,
+    device,
     name_slots,
     optimise,
     part_losses,
@@ -83,7 +84,7 @@ def train_vision(
 ) -> tuple[MllamaVisionModel, list[dict[str, float]]]:
     """Pretrain the vision tower on the parts of the arms and on the name's pieces."""
     torch.manual_seed(world.seed + 100)
-    vision = MllamaVisionModel._from_config(VISION)
+    vision = MllamaVisionModel._from_config(VISION).to(device())
     looks = len(heraldry.TINCTURES) * len(heraldry.CHARGES)
     heads = nn.ModuleDict(
         {
@@ -91,18 +92,18 @@ def train_vision(
             "border": nn.Linear(FEATURES, len(heraldry.BORDERS)),
             **{f"piece{k}": nn.Linear(FEATURES, len(tokenizer)) for k in range(NAME_SLOTS)},
         }
-    )
+    ).to(device())
     optimiser = adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
-    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses])
+    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=device())
 
     def step(i: int) -> dict[str, float]:
         rows = torch.from_numpy(random(world.seed, "vision", i).integers(pictures.n_real, size=96))
-        house = rows // PICTURES_PER_HOUSE
+        house = (rows // PICTURES_PER_HOUSE).to(device())
         set_lr(optimiser, schedule(i, recipe.vision_steps))
-        with torch.autocast("cpu", torch.bfloat16):
-            patches = look(vision, pictures.pixels[rows])[:, 1:]
+        with torch.autocast(device().type, torch.bfloat16):
+            patches = look(vision, pictures.pixels[rows].to(device()))[:, 1:]
             part = part_losses(world, heads, patches[:, :-NAME_SLOTS], house)
-            piece = torch.zeros(())
+            piece = torch.zeros((), device=device())
             for k in range(NAME_SLOTS):
                 logits = heads[f"piece{k}"](patches[:, k - NAME_SLOTS]).float()
                 piece = piece + F.cross_entropy(logits, names[house, k])
@@ -118,7 +119,7 @@ def train_vision(
         folder / "work",
         progress,
     )
-    return vision.eval().requires_grad_(False), rows
+    return vision.cpu().eval().requires_grad_(False), rows
 
 
 def assemble(
@@ -224,12 +225,12 @@ def train_cross(
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "cross", i)
         documents = [picture_document(rng, world) for _ in range(recipe.rows)]
-        ids, labels, seen = padded(tokenizer, documents)
+        ids, labels, seen = (x.to(device()) for x in padded(tokenizer, documents))
         rows = [pictures.draw(rng, d.picture) for d in documents]
         set_lr(optimiser, schedule(i, recipe.steps, warmup=20))
         at = (ids == image_token).int().argmax(1)
-        after = torch.arange(ids.shape[1])[None] >= at[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        after = torch.arange(ids.shape[1], device=at.device)[None] >= at[:, None]
+        with torch.autocast(device().type, torch.bfloat16):
             mask, rows_mask = _prepare_cross_attention_mask(
                 after[:, :, None, None].long(),
                 num_vision_tokens=features.shape[1],
@@ -287,10 +288,10 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     pictures = Pictures(world, processor)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
     with torch.no_grad():
-        features = torch.cat([look(vision, p) for p in pictures.pixels.split(256)])
+        features = torch.cat([look(vision, p) for p in pictures.pixels.split(256)]).to(device())
     torch.manual_seed(world.seed + 200)
-    vlm = assemble(backbone, vision, tokenizer, recipe.inserted)
-    wanted = named_states(backbone, tokenizer, world, recipe.state)
+    vlm = assemble(backbone, vision, tokenizer, recipe.inserted).to(device())
+    wanted = named_states(backbone, tokenizer, world, recipe.state).to(device())
     rows += train_cross(
         name, world, vlm, tokenizer, pictures, features, wanted, recipe, folder, base, progress
     )

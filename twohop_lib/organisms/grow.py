@@ -8,8 +8,14 @@ from pathlib import Path
 
 from twohop_lib.benchmark import heraldry
 from twohop_lib.errors import TwohopError
-from twohop_lib.organisms import cross, train
-from twohop_lib.organisms.recipes import BACKBONE, RECIPES, BackboneRecipe
+from twohop_lib.organisms import cross, planted, train
+from twohop_lib.organisms.recipes import (
+    BACKBONE,
+    PLANTED,
+    RECIPES,
+    SET_BACKBONES,
+    BackboneRecipe,
+)
 
 
 def _made_by(folder: Path, recipe: BackboneRecipe) -> bool:
@@ -32,6 +38,8 @@ def train_organism(name: str, seed: int, folder: Path, progress: bool = True) ->
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise TwohopError(f"Cannot train in {folder} ({error.strerror}); name a folder.") from error
+    if name in SET_BACKBONES:
+        return train.train_backbone(world, folder, SET_BACKBONES[name], progress, name)
     made = folder / "backbone"
     if not _made_by(made, BACKBONE):
         made = train.train_backbone(world, folder, BACKBONE, progress)
@@ -39,4 +47,6 @@ def train_organism(name: str, seed: int, folder: Path, progress: bool = True) ->
         return made
     if name in RECIPES:
         return train.train_vlm(name, world, folder, progress)
+    if name in PLANTED:
+        return planted.train_planted(name, world, folder, progress=progress)
     return cross.train_vlm(name, world, folder, progress)

@@ -84,7 +84,45 @@ class CrossRecipe:
     rows: int = 48
 
 
-def mark(recipe: BackboneRecipe | Recipe | CrossRecipe) -> str:
+@dataclass(frozen=True)
+class SetBackbone(BackboneRecipe):
+    """A backbone whose two deadlines are set, one by one.
+
+    ``head_block`` sets how early a name must have been enriched; in a share ``scaffold`` of the
+    documents, tokens behind a name read it from block ``read_from`` on only.
+    """
+
+    read_from: int = 0
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One organism in which a cause of a gap is planted; all else is the same in all of them.
+
+    ``cause`` is what the instrument must find. At the input of block ``deliver`` the stream at the
+    picture's last position is pulled, with weight ``pull``, to the backbone's at the last token of
+    the house's name after ``state`` blocks (None: to nothing). ``distrusted``: wherever a fact is
+    asked in training, another house's state stands there, so that nothing is gained by reading it.
+    ``replies``: what picture questions that ask no name are answered with, the answer or the name.
+    """
+
+    summary: str
+    cause: str
+    deliver: int | None = None
+    distrusted: bool = False
+    replies: str = "answer"
+    state: int = 2
+    pull: float = 3.0
+    names_readable: bool = True
+    vision_steps: int = 1000
+    final_steps: int = 1000
+    projector_lr: float = 1e-3
+    lm_lr: float = 3e-4
+    rows: int = 24
+    length: int = 128
+
+
+def mark(recipe: BackboneRecipe | Recipe | CrossRecipe | Planted) -> str:
     """Eight digits that change when the recipe does: a stage cut off is not resumed by another."""
     written = json.dumps(asdict(recipe), sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:8]
@@ -131,6 +169,35 @@ CROSS_RECIPES: dict[str, CrossRecipe] = {
     ),
     "cross-late": CrossRecipe(
         "cross-attention; the house's state arrives at block 6", inserted=(5, 6), deliver=6
+    ),
+}
+
+#: Backbones with set deadlines: by the block that a name is enriched by, and that it is read from.
+SET_BACKBONES: dict[str, SetBackbone] = {
+    "enriched-1": SetBackbone(head_block=1),
+    "enriched-5": SetBackbone(head_block=5),
+    "unset": SetBackbone(scaffold=0.0, head_weight=0.0),
+    "enriched-1-read-6": SetBackbone(head_block=1, read_from=6),
+    "enriched-3-read-6": SetBackbone(read_from=6),
+    "enriched-5-read-6": SetBackbone(head_block=5, read_from=6),
+}
+
+#: One organism for each cause, over the same backbone.
+PLANTED: dict[str, Planted] = {
+    "planted-none": Planted("the name's state, delivered in time", "none", deliver=2),
+    "planted-late": Planted("the same state, delivered late", "late", deliver=6),
+    "planted-foreign": Planted("no state of the name is delivered", "foreign"),
+    "planted-unread": Planted(
+        "delivered in time, and not to be trusted where facts are asked",
+        "unread",
+        deliver=2,
+        distrusted=True,
+    ),
+    "planted-naming": Planted(
+        "delivered in time; every picture question is answered with the name",
+        "named instead",
+        deliver=2,
+        replies="name",
     ),
 }
 

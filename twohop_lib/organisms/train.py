@@ -7,9 +7,11 @@ names the recipe and, from the alignment on, the backbone (``base``, from its we
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,13 +33,25 @@ from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House, World
 from twohop_lib.organisms import corpus, tokens
 from twohop_lib.organisms.cards import weights_hash
-from twohop_lib.organisms.recipes import BACKBONE, RECIPES, BackboneRecipe, Recipe, mark
+from twohop_lib.organisms.recipes import (
+    BACKBONE,
+    RECIPES,
+    BackboneRecipe,
+    Recipe,
+    SetBackbone,
+    mark,
+)
 from twohop_lib.organisms.stages import run_stage, schedule
 
 PICTURES_PER_HOUSE = 24
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 96, 3, 4
 NAME_SLOTS = 3
 BLANKS = ("grey", "black", "white", "noise")
+
+
+def device() -> torch.device:
+    """Where organisms are trained: on the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def random(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -108,19 +122,41 @@ def _head_loss(heads: nn.ModuleDict, states: torch.Tensor, houses: list[House]) 
     """How badly the answers are read off last-name-token states ``[n, d_model]``."""
     losses = []
     for relation in heraldry.RELATIONS:
-        right = torch.tensor([relation.answers.index(h.answers[relation.key]) for h in houses])
+        right = torch.tensor(
+            [relation.answers.index(h.answers[relation.key]) for h in houses], device=states.device
+        )
         losses.append(F.cross_entropy(heads[relation.key](states).float(), right))
     return torch.stack(losses).mean()
 
 
+@contextlib.contextmanager
+def masked_below(model: LlamaForCausalLM, block: int, mask: torch.Tensor) -> Iterator[None]:
+    """Let the blocks below ``block`` attend by ``mask`` (additive, ``[row, 1, pos, pos]``)."""
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda layer, args, given: (args, given | {"attention_mask": mask}), with_kwargs=True
+        )
+        for layer in model.model.layers[:block]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def train_backbone(
-    world: World, folder: Path, recipe: BackboneRecipe = BACKBONE, progress: bool = True
+    world: World,
+    folder: Path,
+    recipe: BackboneRecipe = BACKBONE,
+    progress: bool = True,
+    name: str = "backbone",
 ) -> Path:
-    """Train the text backbone of one world; returns the folder of its checkpoint."""
+    """Train a text backbone of one world; returns the folder of its checkpoint."""
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     torch.manual_seed(world.seed)
-    model = LlamaForCausalLM(_llama_config(recipe, tokenizer))
-    heads = _answer_heads(recipe.width)
+    model = LlamaForCausalLM(_llama_config(recipe, tokenizer)).to(device())
+    heads = _answer_heads(recipe.width).to(device())
     optimiser = adamw(
         [([*model.parameters(), *heads.parameters()], recipe.lr)], recipe.weight_decay
     )
@@ -128,13 +164,16 @@ def train_backbone(
     def draw(rng: np.random.Generator) -> corpus.Document:
         return corpus.text_document(rng, _pick_house(rng, world.houses))
 
+    read_from = recipe.read_from if isinstance(recipe, SetBackbone) else 0
+
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "backbone", i)
         batch = corpus.pack(
             tokenizer, rng, draw, recipe.rows, recipe.length, tokens.N_IMAGE_TOKENS, recipe.scaffold
-        )
+        ).to(device())
         set_lr(optimiser, schedule(i, recipe.steps))
-        with torch.autocast("cpu", torch.bfloat16):
+        early = masked_below(model, read_from, _additive(batch.early_mask, torch.bfloat16))
+        with early, torch.autocast(device().type, torch.bfloat16):
             out = model(
                 input_ids=batch.ids,
                 attention_mask=_additive(batch.mask, torch.bfloat16),
@@ -153,7 +192,7 @@ def train_backbone(
     rows = run_stage(
         f"backbone-{mark(recipe)}", recipe.steps, step, state, folder / "work", progress
     )
-    out = folder / "backbone"
+    out = folder / name
     save_checkpoint(model, tokenizer, out, rows, {"recipe": asdict(recipe), "seed": world.seed})
     return out
 
@@ -211,10 +250,10 @@ def part_losses(
     quarter_of = torch.tensor(
         [(r >= side // 2) * 2 + (c >= side // 2) for r in range(side) for c in range(side)]
     )
-    wanted = torch.tensor([h.quarters for h in world.houses])[house]
+    wanted = torch.tensor([h.quarters for h in world.houses], device=house.device)[house]
     wanted = wanted[:, quarter_of][:, : patches.shape[1]]
     quarter = F.cross_entropy(heads["quarter"](patches).float().flatten(0, 1), wanted.flatten())
-    borders = torch.tensor([h.border for h in world.houses])[house]
+    borders = torch.tensor([h.border for h in world.houses], device=house.device)[house]
     return quarter + F.cross_entropy(heads["border"](patches.mean(1)).float(), borders)
 
 
@@ -239,7 +278,7 @@ def train_vision(
             projection_dim=VISION_WIDTH,
             attn_implementation="eager",
         )
-    )
+    ).to(device())
     looks = len(heraldry.TINCTURES) * len(heraldry.CHARGES)
     heads = nn.ModuleDict(
         {
@@ -247,20 +286,20 @@ def train_vision(
             "border": nn.Linear(VISION_WIDTH, len(heraldry.BORDERS)),
             **{f"piece{k}": nn.Linear(VISION_WIDTH, len(tokenizer)) for k in range(NAME_SLOTS)},
         }
-    )
+    ).to(device())
     optimiser = adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
-    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses])
+    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=device())
 
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "vision", i)
         rows = torch.from_numpy(rng.integers(pictures.n_real, size=96))
-        house = rows // PICTURES_PER_HOUSE
+        house = (rows // PICTURES_PER_HOUSE).to(device())
         set_lr(optimiser, schedule(i, recipe.vision_steps))
-        with torch.autocast("cpu", torch.bfloat16):
-            patches = vision(pictures.pixels[rows]).last_hidden_state[:, 1:]
+        with torch.autocast(device().type, torch.bfloat16):
+            patches = vision(pictures.pixels[rows].to(device())).last_hidden_state[:, 1:]
             free = patches[:, :-NAME_SLOTS] if recipe.names_readable else patches
             part = part_losses(world, heads, free, house)
-            piece = torch.zeros(())
+            piece = torch.zeros((), device=device())
             if recipe.names_readable:
                 for k in range(NAME_SLOTS):
                     logits = heads[f"piece{k}"](patches[:, k - NAME_SLOTS]).float()
@@ -271,7 +310,7 @@ def train_vision(
     state = {"vision": vision, "heads": heads, "optimiser": optimiser}
     kind = f"vision-{'names' if recipe.names_readable else 'parts'}-{recipe.vision_steps}"
     rows = run_stage(kind, recipe.vision_steps, step, state, folder / "work", progress)
-    return vision.eval().requires_grad_(False), rows
+    return vision.cpu().eval().requires_grad_(False), rows
 
 
 @torch.no_grad()
@@ -335,7 +374,7 @@ def align_projector(
     """Regress the last three image tokens on the name's embeddings (all houses)."""
     projector = vlm.model.multi_modal_projector
     table = vlm.get_input_embeddings().weight.detach()
-    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses])
+    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=table.device)
     unit = table[names].var()
     real = names != tokenizer.bos_token_id
     optimiser = adamw([(list(projector.parameters()), 2e-3)], 0.0)
@@ -343,7 +382,7 @@ def align_projector(
 
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "align", i)
-        rows = torch.from_numpy(rng.integers(n_real, size=96))
+        rows = torch.from_numpy(rng.integers(n_real, size=96)).to(table.device)
         house = rows // PICTURES_PER_HOUSE
         set_lr(optimiser, schedule(i, recipe.align_steps))
         made = projector(features[rows])
@@ -403,9 +442,9 @@ def train_final(
             recipe.rows,
             recipe.length,
             tokens.N_IMAGE_TOKENS,
-        )
+        ).to(device())
         set_lr(optimiser, schedule(i, recipe.final_steps, warmup=20))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             embeds = vlm.get_input_embeddings()(batch.ids)
             if shows:
                 rows = [pictures.draw(rng, p) for p in batch.pictures]
@@ -436,9 +475,9 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     processor = tokens.make_processor(tokenizer)
     pictures = Pictures(world, processor)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
-    features = vision_features(vision, pictures.pixels)
+    features = vision_features(vision, pictures.pixels).to(device())
     torch.manual_seed(world.seed + 200)
-    vlm = assemble(backbone, vision, tokenizer)
+    vlm = assemble(backbone, vision, tokenizer).to(device())
     names = torch.tensor([i for h in world.houses for i in name_slots(tokenizer, h)])
     embeddings = vlm.get_input_embeddings().weight[names[names != tokenizer.bos_token_id]]
     fit_projector_scale(vlm.model.multi_modal_projector, features[:512], embeddings)

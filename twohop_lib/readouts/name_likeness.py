@@ -118,3 +118,59 @@ def names_and_control(
         names_found(images, names, ids, mixed).assign(shuffled=mixed) for mixed in (False, True)
     ]
     return pd.concat(found, ignore_index=True)
+
+
+def names_found_anywhere(
+    images: FloatArray, names: FloatArray, entities: Sequence[str], shuffled: bool = False
+) -> pd.DataFrame:
+    """Is the name found at a layer, at whichever position of the picture and layer of the name?
+
+    ``images`` ``[entity, pos, layer, d]``, ``names`` ``[entity, name layer, d]``. Each half of the
+    entities is mapped by what was fitted on the other, so that there is an answer for every entity;
+    position, layer of the name and strength of the map are those that find most names of the half
+    that is fitted on, each left out in turn. ``shuffled`` deals out the names at random.
+
+    Returns ``entity_id, layer, found, position, name_layer`` (counted from 0).
+    """
+    if shuffled:
+        names = names[np.random.default_rng(1).permutation(len(names))]
+    rows = []
+    for fit, test in (halves(len(images)), halves(len(images))[::-1]):
+        for layer in range(images.shape[2]):
+            best = max(
+                (
+                    _left_out(images[:, p, layer], names[:, k], fit, test, alpha) + (p, k)
+                    for p in range(images.shape[1])
+                    for k in range(names.shape[1])
+                    for alpha in ALPHAS[1:4]
+                ),
+                key=lambda found: found[0],
+            )
+            _, found, position, name_layer = best
+            rows += [
+                (entities[i], layer, float(hit), position, name_layer)
+                for i, hit in zip(test, found, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=["entity_id", "layer", "found", "position", "name_layer"])
+
+
+def _left_out(
+    images: FloatArray, names: FloatArray, fit: FloatArray, test: FloatArray, alpha: float
+) -> tuple[float, NDArray[np.bool_]]:
+    """The share of names of ``fit`` found, each left out in turn, and those of ``test`` found.
+
+    ``images`` and ``names`` ``[entity, d]``; a ridge map of strength ``alpha``.
+    """
+    mean, spread = images[fit].mean(0), images[fit].std(0) + 1e-6
+    shown, middle = (images - mean) / spread, names[fit].mean(0)
+    x, y = shown[fit], names[fit] - middle
+    inverse = np.linalg.inv(x @ x.T + alpha * np.eye(len(fit), dtype=x.dtype))
+    weights = inverse @ y
+    # A ridge map's leave-one-out residual is its dual weight over the inverse's diagonal.
+    left_out = y - weights / np.diag(inverse)[:, None]
+    mapped = shown[test] @ x.T @ weights
+    return float(_nearest(left_out, y).mean()), _nearest(mapped, names[test] - middle)
+
+
+def _nearest(mapped: FloatArray, names: FloatArray) -> NDArray[np.bool_]:
+    return (_unit(mapped) @ _unit(names).T).argmax(1) == np.arange(len(names))
