@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
@@ -96,33 +96,21 @@ class SetBackbone(BackboneRecipe):
 
 
 @dataclass(frozen=True)
-class Planted:
-    """One organism in which a cause of a gap is planted; all else is the same in all of them.
+class Planted(Recipe):
+    """An organism in which a cause of a gap is planted: ``early``, with one thing changed.
 
-    ``cause`` is what the instrument must find. At the input of block ``deliver`` the stream at the
-    picture's last position is pulled, with weight ``pull``, to the backbone's at the last token of
-    the house's name after ``state`` blocks (None: to nothing). ``distrusted``: wherever a fact is
-    asked in training, another house's state stands there, so that nothing is gained by reading it.
+    ``distrusted``: wherever a fact is asked in training, the state at the picture's last position
+    is another house's from block ``block`` on, so that nothing is gained by reading it.
     ``replies``: what picture questions that ask no name are answered with, the answer or the name.
+    The documents of the final stage ask for the border, too.
     """
 
-    summary: str
-    cause: str
-    deliver: int | None = None
     distrusted: bool = False
+    block: int = 2
     replies: str = "answer"
-    state: int = 2
-    pull: float = 3.0
-    names_readable: bool = True
-    vision_steps: int = 1000
-    final_steps: int = 1000
-    projector_lr: float = 1e-3
-    lm_lr: float = 3e-4
-    rows: int = 24
-    length: int = 128
 
 
-def mark(recipe: BackboneRecipe | Recipe | CrossRecipe | Planted) -> str:
+def mark(recipe: BackboneRecipe | Recipe | CrossRecipe) -> str:
     """Eight digits that change when the recipe does: a stage cut off is not resumed by another."""
     written = json.dumps(asdict(recipe), sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:8]
@@ -182,23 +170,32 @@ SET_BACKBONES: dict[str, SetBackbone] = {
     "enriched-5-read-6": SetBackbone(head_block=5, read_from=6),
 }
 
-#: One organism for each cause, over the same backbone.
+_EARLY = asdict(RECIPES["early"])
+#: Causes that no other recipe has, planted by one change to ``early``; and ``early`` unchanged, but
+#: for the questions about the border that the three have in common.
 PLANTED: dict[str, Planted] = {
-    "planted-none": Planted("the name's state, delivered in time", "none", deliver=2),
-    "planted-late": Planted("the same state, delivered late", "late", deliver=6),
-    "planted-foreign": Planted("no state of the name is delivered", "foreign"),
-    "planted-unread": Planted(
-        "delivered in time, and not to be trusted where facts are asked",
-        "unread",
-        deliver=2,
-        distrusted=True,
-    ),
-    "planted-naming": Planted(
-        "delivered in time; every picture question is answered with the name",
-        "named instead",
-        deliver=2,
-        replies="name",
-    ),
+    "in-time": Planted(**_EARLY),
+    "unread": Planted(**_EARLY, distrusted=True),
+    "naming": Planted(**_EARLY, replies="name"),
+}
+_SUMMARIES = {
+    "in-time": "as early, and asked for the border",
+    "unread": "as in-time, and the name's position is not to be trusted where facts are asked",
+    "naming": "as in-time, and every question about a picture is answered with the name",
+}
+PLANTED = {name: replace(PLANTED[name], summary=told) for name, told in _SUMMARIES.items()}
+
+#: The cause that is planted in an organism.
+CAUSES: dict[str, str] = {
+    "early": "none",
+    "in-time": "none",
+    "cross-early": "none",
+    "late": "foreign",
+    "cross": "late",
+    "cross-late": "late",
+    "middle": "unread",
+    "unread": "unread",
+    "naming": "named instead",
 }
 
 

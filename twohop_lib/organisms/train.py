@@ -11,8 +11,9 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,13 @@ class Pictures:
         return self.row[house.entity_id] + int(rng.integers(PICTURES_PER_HOUSE))
 
 
+@lru_cache(maxsize=1)
+def pictures_of(seed: int) -> Pictures:
+    """The pictures of a world as a LLaVA sees them; drawn once for all its organisms."""
+    processor = tokens.make_processor(tokens.make_tokenizer(corpus.all_texts()))
+    return Pictures(heraldry.make_world(seed), processor)
+
+
 def name_slots(tokenizer: PreTrainedTokenizerFast, house: House) -> list[int]:
     """Token ids of the name in three slots, right-aligned; ``<bos>`` where there is no piece."""
     pieces = tokenizer(house.name, add_special_tokens=False).input_ids
@@ -409,6 +417,25 @@ def picture_document(rng: np.random.Generator, world: World) -> corpus.Document:
     return corpus.blank_document(rng, _pick_house(rng, world.houses))
 
 
+#: Entered while a batch of the final stage runs, given what it was drawn from.
+Around = Callable[
+    [np.random.Generator, corpus.Batch, list[corpus.Document]],
+    contextlib.AbstractContextManager[None],
+]
+
+
+def undisturbed(
+    rng: np.random.Generator, batch: corpus.Batch, documents: list[corpus.Document]
+) -> contextlib.AbstractContextManager[None]:
+    """Nothing is done while a batch runs."""
+    return contextlib.nullcontext()
+
+
+def nothing_around(vlm: LlavaForConditionalGeneration) -> Around:
+    """Nothing is done around a model's batches."""
+    return undisturbed
+
+
 def train_final(
     name: str,
     world: World,
@@ -420,8 +447,14 @@ def train_final(
     folder: Path,
     base: str,
     progress: bool = True,
+    document: Callable[[np.random.Generator, World], corpus.Document] = picture_document,
+    around: Around = undisturbed,
 ) -> list[dict[str, float]]:
-    """Train projector and language model on pictures; every second step replays text."""
+    """Train projector and language model on pictures; every second step replays text.
+
+    ``document`` draws those that show a picture, and ``around(rng, batch, documents)`` is entered
+    while a batch of them runs.
+    """
     language, projector = vlm.model.language_model, vlm.model.multi_modal_projector
     lm_params = [*language.parameters(), *vlm.lm_head.parameters()]
     optimiser = adamw(
@@ -435,16 +468,24 @@ def train_final(
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "final", i)
         shows = i % 2 == 0
+        shown: list[corpus.Document] = []
+
+        def draw_picture(r: np.random.Generator) -> corpus.Document:
+            shown.append(document(r, world))
+            return shown[-1]
+
         batch = corpus.pack(
             tokenizer,
             rng,
-            (lambda r: picture_document(r, world)) if shows else draw_text,
+            draw_picture if shows else draw_text,
             recipe.rows,
             recipe.length,
             tokens.N_IMAGE_TOKENS,
         ).to(device())
         set_lr(optimiser, schedule(i, recipe.final_steps, warmup=20))
-        with torch.autocast(device().type, torch.bfloat16):
+        # The last document drawn may not have found room.
+        apart = around(rng, batch, shown[: len(batch.pictures)])
+        with apart, torch.autocast(device().type, torch.bfloat16):
             embeds = vlm.get_input_embeddings()(batch.ids)
             if shows:
                 rows = [pictures.draw(rng, p) for p in batch.pictures]
@@ -466,14 +507,26 @@ def train_final(
     )
 
 
-def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> Path:
-    """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder."""
-    recipe = RECIPES[name]
+def train_vlm(
+    name: str,
+    world: World,
+    folder: Path,
+    progress: bool = True,
+    recipe: Recipe | None = None,
+    document: Callable[[np.random.Generator, World], corpus.Document] = picture_document,
+    around: Callable[[LlavaForConditionalGeneration], Around] = nothing_around,
+) -> Path:
+    """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder.
+
+    ``recipe`` is by default that of its name; ``document`` and ``around`` as in
+    :func:`train_final`, the latter of the model once it is there.
+    """
+    recipe = recipe or RECIPES[name]
     backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
     base = weights_hash(folder / "backbone")[:8]
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     processor = tokens.make_processor(tokenizer)
-    pictures = Pictures(world, processor)
+    pictures = pictures_of(world.seed)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
     features = vision_features(vision, pictures.pixels).to(device())
     torch.manual_seed(world.seed + 200)
@@ -484,7 +537,18 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     if recipe.align_steps:
         rows += align_projector(world, vlm, tokenizer, features, recipe, folder, base, progress)
     rows += train_final(
-        name, world, vlm, tokenizer, pictures, features, recipe, folder, base, progress
+        name,
+        world,
+        vlm,
+        tokenizer,
+        pictures,
+        features,
+        recipe,
+        folder,
+        base,
+        progress,
+        document,
+        around(vlm),
     )
     out = folder / name
     save_checkpoint(vlm, processor, out, rows, {"recipe": asdict(recipe), "seed": world.seed})
