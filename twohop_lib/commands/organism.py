@@ -46,9 +46,21 @@ def train(
 @organism_app.command()
 def study(
     out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+    causes: Annotated[
+        bool, typer.Option("--causes", help="Measure what tells causes apart.")
+    ] = False,
+    model: Annotated[list[str] | None, typer.Option(help="With --causes: these alone.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="With --causes: these worlds.")] = None,
 ) -> None:
     """Train every organism of every seed, measure all on the test split, write the records."""
     from twohop_lib.organisms import STUDY, cache_folder
+
+    if causes:
+        from twohop_lib.organisms.recipes import SEEDS
+        from twohop_lib.study.causes import MODELS, run_causes
+
+        run_causes(cache_folder(), out or STUDY, seed or SEEDS, model or MODELS)
+        return
     from twohop_lib.study.organisms import run_study
 
     run_study(cache_folder(), out or STUDY)

@@ -92,3 +92,34 @@ def positions_by_layer(frame: pd.DataFrame, title: str) -> AnyChart:
     )
     words = f"Share by position of the picture and layer. Highest of each row: {said}."
     return theme.finish(chart, title, words, theme.per_row(16))
+
+
+def confusion(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw how often each planted cause was found to be which: ``planted, found, n, of``.
+
+    A cell's colour is its share of the row, its text the count.
+    """
+    rows = theme.tidy(frame, ["planted", "found"], ["n", "of"])
+    rows["share"] = rows["n"] / rows["of"]
+    rows["label"] = rows["n"].astype(int).astype(str)
+    rows["ink"] = rows["share"].map(lambda share: theme.PAPER if share > 0.5 else theme.INK)
+    planted = list(dict.fromkeys(rows["planted"]))
+    order = [*planted, *(c for c in dict.fromkeys(rows["found"]) if c not in planted)]
+    colour = alt.Color(
+        "share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None, title="Share of row"
+    )
+    y = alt.Y("planted:N", sort=planted, title="Planted")
+    x = alt.X("found:N", sort=order, title="Found", axis=alt.Axis(labelAngle=0))
+    base = alt.Chart(rows).encode(x=x, y=y)
+    cells = base.mark_rect(stroke="#FFFFFF").encode(
+        color=colour, tooltip=["planted:N", "found:N", "n:Q", "of:Q"]
+    )
+    text = base.mark_text(fontSize=13).encode(
+        text="label:N", color=alt.Color("ink:N", scale=None, legend=None)
+    )
+    said = "; ".join(
+        f"{r.planted} found as {r.found}: {int(r.n)} of {int(r.of)}"
+        for r in rows[rows["n"] > 0].itertuples()
+    )
+    words = f"Counts of models by planted and found cause. {said}."
+    return theme.finish(cells + text, title, words, theme.per_row(34))

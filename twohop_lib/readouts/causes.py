@@ -19,8 +19,9 @@ rules, so that patches can contradict them.
 ``facts`` have one row a fact that is known by name, of an entity that is recognised: ``model, seed,
 entity_id, question_id``, ``missed`` and ``own_name`` (the share of its views on which it is missed,
 and on which the entity's name is given instead). ``found`` has one row an entity and layer:
-``model, seed, entity_id, layer, found``. ``deadline`` has one row a model and seed: ``recall`` (the
-last layer before the recall deadline).
+``model, seed, entity_id, layer, found``. ``written`` has one row an entity and layer: is the fact
+recalled when the entity's state is written there (``model, seed, entity_id, layer, correct``,
+:func:`recall_of`)? Entities of all three are drawn again in an interval.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from twohop_lib.readouts.graft_gap import controlled
 from twohop_lib.readouts.layers import first_below
 from twohop_lib.readouts.selection import halves
 from twohop_lib.stats import proportion_interval
@@ -41,7 +43,7 @@ from twohop_lib.stats import proportion_interval
 NONE, NAMED, UNREAD, LATE, FOREIGN = "none", "named instead", "unread", "late", "foreign"
 CAUSES = (NONE, FOREIGN, LATE, UNREAD, NAMED)
 MODEL = ["model", "seed"]
-#: Facts of fewer than this many have no verdict of their own kind in shares.
+#: Draws of entities in an interval.
 DRAWS = 400
 
 
@@ -74,29 +76,53 @@ def last_layer(shares: pd.Series) -> int:
     return int(shares.index[-1] if gone is None else shares.index[shares.index < gone][-1])
 
 
-def deadlines(written: pd.DataFrame, state: int) -> pd.DataFrame:
-    """Both deadlines of each backbone: ``model, seed, recall, reading, n_items``.
+def recall_of(written: pd.DataFrame, state: int, models: Sequence[tuple[str, int]]) -> pd.DataFrame:
+    """What each model's backbone recalls of a state after ``state`` blocks, by layer.
 
-    ``written`` are records of :mod:`~twohop_lib.interventions.deadlines`; ``state`` is how many
-    blocks the state had passed that must still be enriched. The reading deadline counts from the
-    layer at which the own state gives most facts.
+    ``written`` are records of :func:`~twohop_lib.interventions.deadlines.recall_deadline` of one
+    backbone a seed; of one seed alone, they count for all. Returns ``model, seed, entity_id, layer,
+    correct``.
+    """
+    own = written[
+        written["arm"].eq("entity")
+        & written["experiment"].eq("deadline")
+        & written["state"].eq(state)
+    ]
+    own = own[["seed", "entity_id", "layer", "correct"]].astype({"correct": float})
+    wanted = pd.DataFrame(models, columns=MODEL)
+    if own["seed"].nunique() == 1:
+        return wanted.merge(own.drop(columns="seed"), how="cross")
+    return wanted.merge(own, on="seed")
+
+
+def deadlines(written: pd.DataFrame, by: Sequence[str] = MODEL) -> pd.DataFrame:
+    """The recall deadline of each state, and the reading deadline, of each backbone.
+
+    ``written`` are records of :mod:`~twohop_lib.interventions.deadlines`. Returns ``*by, which``
+    ("state 2" or "own state"), ``at`` (the last layer at which half of what came at the first, or
+    of the most that the own state gave, still comes), ``low, high`` (95 %, by entities), ``share``
+    (what came then) and ``n_items``.
     """
     entity = written[written["arm"] == "entity"]
+    reading = entity["experiment"] == "reading-deadline"
+    which = ("state " + entity["state"].astype(int).astype(str)).where(~reading, OWN)
     rows = []
-    for key, own in entity.groupby(MODEL, sort=False):
-        late = own[(own["experiment"] == "deadline") & (own["state"] == state)]
-        read = own[own["experiment"] == "reading-deadline"]
-        enriched = late.groupby("layer")["correct"].mean()
-        by_layer = read.groupby("layer")["correct"].mean()
-        rows.append(
-            (
-                *key,
-                last_layer(enriched),
-                last_layer(by_layer[by_layer.index >= by_layer.idxmax()]),
-                late["question_id"].nunique(),
-            )
-        )
-    return pd.DataFrame(rows, columns=[*MODEL, "recall", "reading", "n_items"])
+    for key, own in entity.assign(which=which).groupby([*by, "which"], sort=False):
+        table = own.pivot_table(index="entity_id", columns="layer", values="correct")
+        table = table.astype(float)
+        shares = table.mean()
+        if key[-1] == OWN:
+            table = table.loc[:, table.columns >= shares.idxmax()]
+        rng, n = np.random.default_rng(0), len(table)
+        drawn = [last_layer(table.iloc[rng.integers(n, size=n)].mean()) for _ in range(DRAWS)]
+        low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+        at = last_layer(table.mean())
+        rows.append((*key, at, int(low), int(high), float(table.mean().iloc[0]), n))
+    return pd.DataFrame(rows, columns=[*by, "which", "at", "low", "high", "share", "n_items"])
+
+
+#: What a deadline of the run's own state is called.
+OWN = "own state"
 
 
 # --- evidence and verdicts --------------------------------------------------------------------
@@ -104,13 +130,14 @@ def deadlines(written: pd.DataFrame, state: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is made from: shares (``missed``, …) and the layer of ``arrives``."""
+    """What a verdict is made from: shares, the layer of arrival, and the last layer of recall."""
 
     missed: float
     own_name: float
     in_time: float
     ever: float
     arrives: float
+    recall: int
 
     def verdict(self, rules: Rules = RULES) -> str:
         """The cause, by the rules in their order."""
@@ -126,7 +153,7 @@ class Evidence:
 class _Model:
     """One model's records by entity, so that entities can be drawn again."""
 
-    def __init__(self, facts: pd.DataFrame, found: pd.DataFrame, recall: int) -> None:
+    def __init__(self, facts: pd.DataFrame, found: pd.DataFrame, written: pd.DataFrame) -> None:
         table = found.pivot_table(index="entity_id", columns="layer", values="found")
         self.layers = table.columns.to_numpy()
         by = facts.groupby("entity_id")
@@ -136,54 +163,71 @@ class _Model:
         self.ids = sums.index.union(table.index)
         self.sums = sums.reindex(self.ids).fillna(0.0).to_numpy(float)
         self.found = table.reindex(self.ids).to_numpy(float)
-        self.recall = recall
+        self.written = written.pivot_table(index="entity_id", columns="layer", values="correct")
 
-    def evidence(self, times: NDArray[np.float64]) -> Evidence:
-        """The evidence when entity i counts ``times[i]`` times."""
+    def drawn(self, rng: np.random.Generator) -> Evidence:
+        """The evidence of entities drawn again."""
+        n, m = len(self.ids), len(self.written)
+        return self.evidence(
+            rng.multinomial(n, np.full(n, 1 / n)).astype(float),
+            rng.multinomial(m, np.full(m, 1 / m)).astype(float),
+        )
+
+    def evidence(
+        self, times: NDArray[np.float64], written: NDArray[np.float64] | None = None
+    ) -> Evidence:
+        """The evidence when entity i counts ``times[i]`` times, and in the backbone ``written[i]``.
+
+        ``times`` ``[entity]``, ``written`` ``[entity of the backbone's records]``.
+        """
+        weights = np.ones(len(self.written)) if written is None else written
+        recalled = pd.Series(weights @ self.written / weights.sum(), self.written.columns)
+        recall = last_layer(recalled)
         n, missed, own = times @ self.sums
         shares = np.nansum(self.found * times[:, None], axis=0)
         shares = shares / np.maximum((~np.isnan(self.found) * times[:, None]).sum(axis=0), 1)
         passed = self.layers[shares >= RULES.name_like]
-        before = shares[self.layers <= self.recall]
+        before = shares[self.layers <= recall]
         return Evidence(
             missed=missed / n if n else np.nan,
             own_name=own / missed if missed else 0.0,
             in_time=float(before.max(initial=0.0)),
             ever=float(shares.max(initial=0.0)),
             arrives=float(passed[0]) if len(passed) else np.nan,
+            recall=recall,
         )
 
 
 def model_verdicts(
     facts: pd.DataFrame,
     found: pd.DataFrame,
-    deadline: pd.DataFrame,
+    written: pd.DataFrame,
     rules: Rules = RULES,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
     """The verdict on each model of each seed, with what it is made from.
 
     Returns ``model, seed, verdict, certain`` (the share of draws of entities that give the same
-    verdict), the columns of :class:`Evidence`, ``recall``, ``n_facts, n_entities``. A model with
-    no fact, no likeness or no deadline is left out.
+    verdict), ``otherwise`` (what most of the other draws give, "" if all give the same), the
+    columns of :class:`Evidence`, and ``n_facts, n_entities``. A model with no fact, no likeness or
+    no deadline is left out.
     """
     rng, rows = np.random.default_rng(0), []
     for key, own in facts.groupby(MODEL, sort=False):
-        seen, limit = _of(found, key), _of(deadline, key)
+        seen, limit = _of(found, key), _of(written, key)
         if not len(seen) or not len(limit):
             continue
-        model = _Model(own, seen, int(limit["recall"].iloc[0]))
-        n = len(model.ids)
-        evidence = model.evidence(np.ones(n))
+        model = _Model(own, seen, limit)
+        evidence = model.evidence(np.ones(len(model.ids)))
         verdict = evidence.verdict(rules)
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-        same = np.mean([model.evidence(times).verdict(rules) == verdict for times in drawn])
-        shares = {k: getattr(evidence, k) for k in Evidence.__dataclass_fields__}
+        drawn = pd.Series([model.drawn(rng).verdict(rules) for _ in range(draws)])
+        others = drawn[drawn != verdict].mode()
         rows.append(
             dict(zip(MODEL, key, strict=True))
-            | {"verdict": verdict, "certain": same}
-            | shares
-            | {"recall": model.recall, "n_facts": len(own), "n_entities": own.entity_id.nunique()}
+            | {"verdict": verdict, "certain": (drawn == verdict).mean()}
+            | {"otherwise": others.iloc[0] if len(others) else ""}
+            | {k: getattr(evidence, k) for k in Evidence.__dataclass_fields__}
+            | {"n_facts": len(own), "n_entities": own["entity_id"].nunique()}
         )
     return pd.DataFrame(rows)
 
@@ -203,14 +247,16 @@ def arrivals(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*MODEL, "entity_id", "arrives"])
 
 
-def item_verdicts(facts: pd.DataFrame, found: pd.DataFrame, deadline: pd.DataFrame) -> pd.DataFrame:
+def item_verdicts(facts: pd.DataFrame, found: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     """The verdict on each fact, from its own picture: ``facts`` with ``arrives, recall, verdict``.
 
     A fact that comes on most views has none to explain ("none"). Facts of entities whose likeness
     was not measured are left out.
     """
     items = facts.merge(arrivals(found), on=[*MODEL, "entity_id"])
-    items = items.merge(deadline[[*MODEL, "recall"]], on=MODEL)
+    curves = written.groupby([*MODEL, "layer"])["correct"].mean()
+    recall = curves.groupby(MODEL).apply(lambda own: last_layer(own.droplevel(MODEL)))
+    items = items.merge(recall.rename("recall").reset_index(), on=MODEL)
     in_time = items["arrives"] <= items["recall"]
     cause = np.select(
         [items["missed"] < 0.5, items["own_name"] >= 0.5, in_time, items["arrives"].notna()],
@@ -318,6 +364,48 @@ def facts_of(answers: pd.DataFrame, chosen_on: str, measured_on: Sequence[str]) 
     found = found.merge(known[by].drop_duplicates(), on=by)
     able = named.loc[named["correct"].astype(bool), [*MODEL, "entity_id"]].drop_duplicates()
     return found.merge(able, on=[*MODEL, "entity_id"])
+
+
+def of_organisms(
+    answers: pd.DataFrame, recall: pd.DataFrame, state: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Facts, likeness and recall (as above) from the records of ``twohop organism study``.
+
+    There facts are asked on the drawing that houses are named from, and likeness is that of the
+    picture's last position.
+    """
+    seen = answers[answers["model"] != "backbone"]
+    said = [bool(n) and n in a for n, a in zip(seen["entity"], seen["answer"], strict=True)]
+    facts = facts_of(seen.assign(view="drawn", says_name=said), "drawn", ["drawn"])
+    found = recall[recall["experiment"] == "name-likeness"].astype({"found": float, "layer": int})
+    models = list(found[MODEL].drop_duplicates().itertuples(index=False, name=None))
+    deadline = recall[recall["experiment"] == "deadline"]
+    written = [
+        recall_of(deadline[deadline["seed"] == seed], state, [m for m in models if m[1] == seed])
+        for seed in dict.fromkeys(seed for _, seed in models)
+    ]
+    return facts, found, pd.concat(written, ignore_index=True)
+
+
+def of_grafts(
+    answers: pd.DataFrame, likeness: pd.DataFrame, internals: pd.DataFrame, state: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The same from the records of ``twohop graft study``, of whatever recipes and seeds these are.
+
+    In the chat format; facts are those that a blank picture does not give. Likeness is without a
+    fitted map, at the best position (:func:`found_at_best_position`).
+    """
+    asked = controlled(answers[answers["format"] == "chat"])
+    shown = asked[asked["condition"] == "by_picture"]
+    shown = shown.assign(
+        missed=~shown["correct"].astype(bool),
+        own_name=shown["says_name"].astype(bool) & ~shown["correct"].astype(bool),
+    )
+    by = [*MODEL, "entity_id", "question_id"]
+    facts = shown.groupby(by, sort=False)[["missed", "own_name"]].mean().reset_index()
+    found = found_at_best_position(likeness[likeness["map"] == "none"])
+    models = list(found[MODEL].drop_duplicates().itertuples(index=False, name=None))
+    return facts, found, recall_of(internals[internals["task"] == "fact"], state, models)
 
 
 #: Relations that are read off the picture.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ CHOSEN_ON, MEASURED_ON = "first", ("second", "third")
 #: Organisms that are measured: with a cause planted, and those of the book.
 VLMS = (*PLANTED, *RECIPES, *CROSS_RECIPES)
 BACKBONES = ("backbone", *SET_BACKBONES)
+MODELS = (*BACKBONES, *VLMS)
 #: Blocks after which the states are taken that are written over a placeholder.
 STATES = (1, 2, 3, 4)
 WORDS = 5
@@ -69,7 +70,7 @@ def run_causes(
     cache: Path,
     out: Path,
     seeds: Sequence[int] = SEEDS,
-    models: Sequence[str] = (*BACKBONES, *VLMS),
+    models: Sequence[str] = MODELS,
 ) -> None:
     """Train (where needed) and measure all, and write what was measured.
 
@@ -80,6 +81,12 @@ def run_causes(
     for seed, name in tqdm([(s, n) for s in seeds for n in models], desc="causes"):
         for what, frame in unit(name, seed, cache).items():
             made.setdefault(what, []).append(frame)
+        # After each, so that what is done can be read while the rest is being measured.
+        write(made, out)
+
+
+def write(made: Mapping[str, Sequence[pd.DataFrame]], out: Path) -> None:
+    """Write what was measured, by kind of record."""
     about = {"command": COMMAND, "versions": records.versions()}
     for what, frames in made.items():
         joined = pd.concat(frames, ignore_index=True)
@@ -92,7 +99,6 @@ def unit(name: str, seed: int, cache: Path) -> dict[str, pd.DataFrame]:
     measured = ("inside",) if name in BACKBONES else ("answers", "inside", "likeness")
     key = {
         "weights": cards.weights_hash(folder / name),
-        "code": records.content_hash([Path(__file__)]),
         "seed": seed,
     }
     work = cache / "measured"
