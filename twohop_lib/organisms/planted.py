@@ -1,16 +1,15 @@
-"""Organisms in which a cause of a gap is planted by one change to ``early``.
+"""Organisms in which a cause of a gap is planted by going on with ``early``, one thing changed.
 
-They share its backbone, vision tower, alignment and schedule. ``unread`` learns not to rely on the
-position that holds the name: wherever a fact is asked, another house's state stands there. What
-``naming`` learns is to answer every question about a picture with the name
-(:class:`~twohop_lib.organisms.recipes.Planted`).
+``unread`` learns not to rely on the position that holds the name: wherever a fact is asked, another
+house's state stands there. What ``naming`` learns is to answer every question about a picture with
+the name (:class:`~twohop_lib.organisms.recipes.Planted`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +21,12 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from twohop_lib.benchmark.heraldry import World
 from twohop_lib.organisms import corpus, tokens, train
+from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.cross import named_states
 from twohop_lib.organisms.recipes import PLANTED, Planted
+
+#: Pictures of a house that are trained on; the tower and the projector know the houses already.
+DRAWS = 6
 
 
 def planted_document(rng: np.random.Generator, world: World, recipe: Planted) -> corpus.Document:
@@ -105,13 +108,38 @@ def misleading(
 
 
 def train_planted(name: str, world: World, folder: Path, progress: bool = True) -> Path:
-    """Train one organism with a planted cause over the backbone in ``folder``."""
+    """Train one organism with a planted cause, from the one in ``folder`` that it goes on from.
+
+    Its backbone must be there, too.
+    """
     recipe = PLANTED[name]
-    around: Callable[[LlavaForConditionalGeneration], train.Around] = train.nothing_around
+    vlm = LlavaForConditionalGeneration.from_pretrained(
+        folder / recipe.goes_on, dtype=torch.float32, attn_implementation="eager"
+    ).requires_grad_(True)
+    tokenizer = tokens.make_tokenizer(corpus.all_texts())
+    processor = tokens.make_processor(tokenizer)
+    pictures = train.Pictures(world, processor, DRAWS)
+    features = train.vision_features(vlm.model.vision_tower, pictures.pixels).to(train.device())
+    around = train.undisturbed
     if recipe.distrusted:
         backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
-        tokenizer = tokens.make_tokenizer(corpus.all_texts())
         states = named_states(backbone, tokenizer, world, recipe.block).to(train.device())
-        around = partial(misleading, states=states, recipe=recipe)
-    document = partial(planted_document, recipe=recipe)
-    return train.train_vlm(name, world, folder, progress, recipe, document, around)
+        around = misleading(vlm, states, recipe)
+    rows = train.train_final(
+        name,
+        world,
+        vlm.to(train.device()),
+        tokenizer,
+        pictures,
+        features,
+        recipe,
+        folder,
+        weights_hash(folder / recipe.goes_on)[:8],
+        progress,
+        partial(planted_document, recipe=recipe),
+        around,
+    )
+    out = folder / name
+    made = {"recipe": asdict(recipe), "seed": world.seed}
+    train.save_checkpoint(vlm, processor, out, rows, made)
+    return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 
@@ -97,14 +97,15 @@ class SetBackbone(BackboneRecipe):
 
 @dataclass(frozen=True)
 class Planted(Recipe):
-    """An organism in which a cause of a gap is planted: ``early``, with one thing changed.
+    """An organism in which a cause of a gap is planted: a trained one goes on with one change.
 
-    ``distrusted``: wherever a fact is asked in training, the state at the picture's last position
-    is another house's from block ``block`` on, so that nothing is gained by reading it.
-    ``replies``: what picture questions that ask no name are answered with, the answer or the name.
-    The documents of the final stage ask for the border, too.
+    ``goes_on``: from which organism. ``distrusted``: wherever a fact is asked in training, the
+    state at the picture's last position is another house's from block ``block`` on, so that nothing
+    is gained by reading it. ``replies``: what picture questions that ask no name are answered
+    with, the answer or the name. The border is asked for, too.
     """
 
+    goes_on: str = "early"
     distrusted: bool = False
     block: int = 2
     replies: str = "answer"
@@ -170,20 +171,20 @@ SET_BACKBONES: dict[str, SetBackbone] = {
     "enriched-5-read-6": SetBackbone(head_block=5, read_from=6),
 }
 
-_EARLY = asdict(RECIPES["early"])
-#: Causes that no other recipe has, planted by one change to ``early``; and ``early`` unchanged, but
-#: for the questions about the border that the three have in common.
+_ON = asdict(RECIPES["early"]) | {"final_steps": 120}
+#: Causes that no other recipe has, planted by one change each; and the same without a change.
 PLANTED: dict[str, Planted] = {
-    "in-time": Planted(**_EARLY),
-    "unread": Planted(**_EARLY, distrusted=True),
-    "naming": Planted(**_EARLY, replies="name"),
+    name: Planted(**{**_ON, "summary": f"early, gone on with, {told}"}, **change)
+    for name, told, change in (
+        ("in-time", "and asked for the border", {}),
+        ("unread", "where the name's position misleads when a fact is asked", {"distrusted": True}),
+        (
+            "naming",
+            "and every question about a picture answered with the name",
+            {"replies": "name"},
+        ),
+    )
 }
-_SUMMARIES = {
-    "in-time": "as early, and asked for the border",
-    "unread": "as in-time, and the name's position is not to be trusted where facts are asked",
-    "naming": "as in-time, and every question about a picture is answered with the name",
-}
-PLANTED = {name: replace(PLANTED[name], summary=told) for name, told in _SUMMARIES.items()}
 
 #: The cause that is planted in an organism.
 CAUSES: dict[str, str] = {

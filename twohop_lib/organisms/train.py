@@ -13,7 +13,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -204,16 +203,18 @@ def train_backbone(
 class Pictures:
     """All training pictures of a world, as the processor sees them, and blank ones.
 
-    ``pixels`` ``[house × draw, …, 3, 48, 48]``, draws 1…24 of each house in the order of the world.
+    ``pixels`` ``[house × draw, …, 3, 48, 48]``, draws 1…``draws`` of each house in the order of the
+    world.
     """
 
-    def __init__(self, world: World, processor) -> None:
+    def __init__(self, world: World, processor, draws: int = PICTURES_PER_HOUSE) -> None:
+        self.draws = draws
         images = [
             heraldry.picture(world, house, draw)
             for house in world.houses
-            for draw in range(1, PICTURES_PER_HOUSE + 1)
+            for draw in range(1, draws + 1)
         ]
-        self.row = {h.entity_id: i * PICTURES_PER_HOUSE for i, h in enumerate(world.houses)}
+        self.row = {h.entity_id: i * draws for i, h in enumerate(world.houses)}
         self.n_real = len(images)
         images += [heraldry.blank(kind) for kind in BLANKS]
         self.pixels = torch.cat(
@@ -231,14 +232,7 @@ class Pictures:
         """The row of one random picture of ``house``, or of a random blank one."""
         if isinstance(house, str):
             return self.n_real + int(rng.integers(len(BLANKS)))
-        return self.row[house.entity_id] + int(rng.integers(PICTURES_PER_HOUSE))
-
-
-@lru_cache(maxsize=1)
-def pictures_of(seed: int) -> Pictures:
-    """The pictures of a world as a LLaVA sees them; drawn once for all its organisms."""
-    processor = tokens.make_processor(tokens.make_tokenizer(corpus.all_texts()))
-    return Pictures(heraldry.make_world(seed), processor)
+        return self.row[house.entity_id] + int(rng.integers(self.draws))
 
 
 def name_slots(tokenizer: PreTrainedTokenizerFast, house: House) -> list[int]:
@@ -431,11 +425,6 @@ def undisturbed(
     return contextlib.nullcontext()
 
 
-def nothing_around(vlm: LlavaForConditionalGeneration) -> Around:
-    """Nothing is done around a model's batches."""
-    return undisturbed
-
-
 def train_final(
     name: str,
     world: World,
@@ -512,21 +501,14 @@ def train_vlm(
     world: World,
     folder: Path,
     progress: bool = True,
-    recipe: Recipe | None = None,
-    document: Callable[[np.random.Generator, World], corpus.Document] = picture_document,
-    around: Callable[[LlavaForConditionalGeneration], Around] = nothing_around,
 ) -> Path:
-    """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder.
-
-    ``recipe`` is by default that of its name; ``document`` and ``around`` as in
-    :func:`train_final`, the latter of the model once it is there.
-    """
-    recipe = recipe or RECIPES[name]
+    """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder."""
+    recipe = RECIPES[name]
     backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
     base = weights_hash(folder / "backbone")[:8]
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     processor = tokens.make_processor(tokenizer)
-    pictures = pictures_of(world.seed)
+    pictures = Pictures(world, processor)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
     features = vision_features(vision, pictures.pixels).to(device())
     torch.manual_seed(world.seed + 200)
@@ -547,8 +529,6 @@ def train_vlm(
         folder,
         base,
         progress,
-        document,
-        around(vlm),
     )
     out = folder / name
     save_checkpoint(vlm, processor, out, rows, {"recipe": asdict(recipe), "seed": world.seed})

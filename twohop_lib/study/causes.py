@@ -119,7 +119,8 @@ def provided(name: str, seed: int, cache: Path) -> Path:
     Shipped ones are copied, so that what is trained stands beside the backbone that it is over.
     """
     folder = cache / f"seed{seed}"
-    for needed in dict.fromkeys(("backbone", name)):
+    before = PLANTED[name].goes_on if name in PLANTED else name
+    for needed in dict.fromkeys(("backbone", before, name)):
         shipped = SHIPPED / f"seed{seed}" / needed
         if (folder / needed / cards.WEIGHTS).exists():
             continue
