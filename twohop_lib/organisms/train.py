@@ -207,14 +207,14 @@ class Pictures:
     world.
     """
 
-    def __init__(self, world: World, processor, draws: int = PICTURES_PER_HOUSE) -> None:
-        self.draws = draws
+    def __init__(self, world: World, processor, draws: int | None = None) -> None:
+        self.draws = draws or PICTURES_PER_HOUSE
         images = [
             heraldry.picture(world, house, draw)
             for house in world.houses
-            for draw in range(1, draws + 1)
+            for draw in range(1, self.draws + 1)
         ]
-        self.row = {h.entity_id: i * draws for i, h in enumerate(world.houses)}
+        self.row = {h.entity_id: i * self.draws for i, h in enumerate(world.houses)}
         self.n_real = len(images)
         images += [heraldry.blank(kind) for kind in BLANKS]
         self.pixels = torch.cat(

@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from twohop_lib.readouts.cascade import names_itself
 from twohop_lib.readouts.graft_gap import controlled
-from twohop_lib.readouts.layers import first_below
+from twohop_lib.readouts.layers import around_half
 from twohop_lib.readouts.selection import halves
 from twohop_lib.stats import proportion_interval
 
@@ -71,9 +72,8 @@ def last_layer(shares: pd.Series) -> int:
 
     ``shares`` is indexed by the layer that a state is written at.
     """
-    shares = shares.sort_index()
-    gone = first_below(shares, shares.iloc[0] / 2)
-    return int(shares.index[-1] if gone is None else shares.index[shares.index < gone][-1])
+    last, _ = around_half(shares)
+    return int(shares.index.min()) if last is None else last
 
 
 def recall_of(written: pd.DataFrame, state: int, models: Sequence[tuple[str, int]]) -> pd.DataFrame:
@@ -375,7 +375,7 @@ def of_organisms(
     picture's last position.
     """
     seen = answers[answers["model"] != "backbone"]
-    said = [bool(n) and n in a for n, a in zip(seen["entity"], seen["answer"], strict=True)]
+    said = names_itself(seen, seen)
     facts = facts_of(seen.assign(view="drawn", says_name=said), "drawn", ["drawn"])
     found = recall[recall["experiment"] == "name-likeness"].astype({"found": float, "layer": int})
     models = list(found[MODEL].drop_duplicates().itertuples(index=False, name=None))
