@@ -1,5 +1,6 @@
-"""The layout of the library: rooms import from rooms below them alone, and never in a circle."""
+"""The layout of the library: a package imports from those below it alone, never in a circle."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def copy(tmp_path):
     return tmp_path
 
 
-def test_no_room_imports_upwards_and_nothing_in_a_circle(copy):
+def test_no_package_imports_upwards_and_nothing_in_a_circle(copy):
     done = lint(copy)
     assert done.returncode == 0, done.stdout
 
@@ -41,3 +42,14 @@ def test_an_import_turned_round_is_found(copy, file, turned):
     at = copy / "twohop_lib" / file
     at.write_text(at.read_text(encoding="utf-8") + f"\n{turned}  # noqa\n", encoding="utf-8")
     assert lint(copy).returncode != 0
+
+
+def test_the_map_has_every_package_and_only_files_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = {init.parent.name for init in (ROOT / "twohop_lib").glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}/`" not in text} == set()
+    folders = ("twohop_lib", "tests", "book", "benchmarks")
+    there = {file.name for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    assert {Path(n).name for n in re.findall(r"`([\w/]+\.py)`", text)} - there == set()
+    ours = set(re.findall(r"^\| `(\w+)/`", text, re.M)) - {"benchmarks", "tests"}
+    assert ours <= packages
