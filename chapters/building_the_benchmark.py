@@ -37,7 +37,9 @@
 #   {glue:text}`rule_moves` points.
 # - Against {glue:text}`n_labelled` answers labelled by hand, our scoring rule (tuned on them)
 #   agrees in {glue:text}`agree_twohop` %, the two published rules in {glue:text}`agree_popvqa` % and
-#   {glue:text}`agree_inclusion` %.
+#   {glue:text}`agree_inclusion` %. On {glue:text}`n_fresh` fresh ones, for which no clause had been
+#   written when it first judged them, it agreed in {glue:text}`fresh_twohop` %, and they agree in
+#   {glue:text}`fresh_popvqa` % and {glue:text}`fresh_inclusion` %.
 # ```
 
 # %% [markdown]
@@ -81,7 +83,7 @@ from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, show, show_picture
 from twohop_lib.chapter.study import open_questions, study_records
 from twohop_lib.errors import TwohopError
-from twohop_lib.figures import bars, dots
+from twohop_lib.figures import dots
 from twohop_lib.readouts import rules
 from twohop_lib.readouts.captions import (
     counted,
@@ -91,7 +93,7 @@ from twohop_lib.readouts.captions import (
 )
 from twohop_lib.readouts.shares import share_table
 from twohop_lib.scoring.leaks import leaks
-from twohop_lib.scoring.matching import labelled_cases
+from twohop_lib.scoring.matching import fresh_cases, labelled_cases
 from twohop_lib.stats import proportions
 
 built = open_questions(benchmark, seed)
@@ -297,22 +299,54 @@ checks.best_guesses(built.questions).style.format(
 #
 # Models answer in sentences, and a rule decides what counts. Three rules are compared on answers
 # labelled by hand ({numref}`fig-agreement`): ours, and the two that came with published code,
-# emulated as they are ({cite:t}`cohen2025performance`; {cite:t}`ashok2025recall`).
+# emulated as they are ({cite:t}`cohen2025performance`; {cite:t}`ashok2025recall`). Our rule was
+# mended where it went wrong on the first set, so its agreement there flatters it. The second was
+# labelled before the rule was tried on it: what counts is its *first verdict* there, on cases that
+# no clause was written for.
 
 # %% tags=["hide-input"]
-agreed = rules.agreement_by_rule(labelled_cases())
+tuned, fresh = labelled_cases(), fresh_cases()
+agreed = rules.agreement_by_set(tuned, fresh)
+first = agreed[agreed["set"] == rules.FIRST].set_index("rule")
 show(
-    bars.agreement_by_rule(agreed),
+    dots.rule_shares(
+        agreed.rename(columns={"set": "relation", "agreement": "share"}),
+        f"At first sight, ours agrees with {percent(first.loc['twohop', 'agreement'])} % of fresh "
+        "labels",
+        x_title="Agreement with hand labels (%)",
+    ),
     "fig-agreement",
-    f"Agreement of three scoring rules with hand labels, n = {agreed['n'].iloc[0]} answers. "
-    "Bars: 95 % Wilson intervals. The set holds every kind of difficulty on purpose. Our rule was "
-    "mended where it went wrong on them, so its agreement here flatters it.",
+    f"Agreement of three scoring rules with hand labels: {len(tuned)} answers that ours was tuned "
+    f"on, and {len(fresh)} fresh ones, as ours first judged them and as it does since it was mended "
+    "on them, too. Bars: 95 % Wilson intervals. Both sets hold every kind of difficulty on purpose.",
 )
 
 # %% tags=["remove-cell"]
-glue("n_labelled", agreed["n"].iloc[0])
-for row in agreed.itertuples():
-    glue(f"agree_{row.rule}", percent(row.agreement))
+glue("n_labelled", len(tuned))
+glue("n_fresh", len(fresh))
+for row in agreed[agreed["set"] == rules.TUNED].itertuples():
+    glue(f"agree_{row.rule}", percent(row.agreement, 1))
+for row in first.reset_index().itertuples():
+    glue(f"fresh_{row.rule}", percent(row.agreement, 1))
+
+# %% [markdown]
+# Our rule is a chain of clauses in five parts. Without one of the parts it agrees in:
+
+# %%
+shares = {rules.TUNED: "{:.1%}", "fresh": "{:.1%}"}
+rules.by_part(tuned, fresh).style.format(shares).hide(axis="index")
+
+# %% [markdown]
+# And clause by clause: how many answers each puts right, and wrong, that the others do not, and the
+# agreement without it. {glue:text}`idle_clauses`
+
+# %% tags=["hide-output"]
+earned = rules.earnings(tuned, fresh)
+without = {c: "{:.1%}" for c in earned if c.endswith("without it")}
+earned.style.format(without).hide(axis="index")
+
+# %% tags=["remove-cell"]
+glue("idle_clauses", rules.earning_nothing(earned))
 
 # %% [markdown]
 # What goes wrong, on answers that show it:

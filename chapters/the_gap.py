@@ -37,8 +37,8 @@
 #   {glue:text}`middle_controlled` %.
 # - A *graft of Gemma 3 270M* knows what the web taught a published language model. Of the facts
 #   that this gives by name and nothing gives away, about countries whose flags the graft names, it
-#   gives by picture: {glue:text}`grafts_gap`.
-# - The scoring rule matters: {glue:text}`rule_sentence`
+#   gives by picture: {glue:text}`grafts_gap`. {glue:text}`grafts_scorings`
+# - The scoring rule matters: {glue:text}`rule_sentence` {glue:text}`scorings_sentence`
 # ```
 
 # %% [markdown] tags=["model"]
@@ -52,7 +52,7 @@
 # - {glue:text}`model_hops`
 # - Three papers define the gap in three ways. On the same answers they give
 #   {glue:text}`model_definitions`.
-# - The scoring rule matters: {glue:text}`rule_sentence`
+# - The scoring rule matters: {glue:text}`rule_sentence` {glue:text}`scorings_sentence`
 # ```
 
 # %% [markdown]
@@ -98,13 +98,21 @@ except ImportError:
 
 # %%
 import pandas as pd
+from IPython.display import display
 from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
 from twohop_lib.figures import bars, dots, theme
 from twohop_lib.models.thinking import switched_off
-from twohop_lib.readouts import cascade, gap, gap_words, rules
+from twohop_lib.readouts import (
+    cascade,
+    gap,
+    gap_ranked,
+    gap_words,
+    rules,
+)
 from twohop_lib.readouts.captions import n_of
+from twohop_lib.readouts.cut import cut_by_arm
 from twohop_lib.readouts.tables import counted_table, each_model
 
 # %%
@@ -275,6 +283,39 @@ show(
     f"{theme.caption_n(difference)}. Bars: 95 % intervals.",
 )
 
+# %% [markdown]
+# ### By what is said, and by what is likelier
+#
+# Matching judges what a model *says*, and a model may say what it knows in ways that no rule
+# foresees. *Likelihood ranking* cannot be tipped by wording: an answer is right if an accepted one
+# is likelier than every other answer of its relation, by the mean log-probability of its tokens, or
+# by its first token alone (where a right and a wrong answer begin alike, that decides nothing, and
+# the fact is left out). {numref}`fig-scorings` takes all over the same facts, about
+# {glue:text}`among`.
+
+# %%
+ranked = study.ranked("by_name", "by_picture")
+judged = gap_ranked.judged(gap_words.recognised_rows(answers), ranked)
+by_scoring = gap_ranked.gap_by_scoring(judged)
+gap_ranked.as_read(by_scoring).style.hide(axis="index")
+
+# %% tags=["hide-input"]
+show(
+    dots.scoring_effect(by_scoring, gap_ranked.title(judged)),
+    "fig-scorings",
+    f"Gap in points by matching and by two ways of ranking, same facts. {n_of(by_scoring, 'facts a point')}. "
+    "Bars: 95 % intervals from resampling entities.",
+)
+
+# %% [markdown]
+# Where the two part, by arm, and the first answer of each kind:
+
+# %%
+gap_ranked.counts(judged).style.hide(axis="index")
+
+# %%
+gap_ranked.partings(judged).style.hide(axis="index")
+
 # %% [markdown] tags=["organisms"]
 # ### Three worlds
 #
@@ -313,7 +354,10 @@ gap_words.by_world(worlds, seed).style.hide(axis="index")
 # model. They are shown flags, and asked what the language model gives by name.
 # {numref}`fig-grafts-arms` puts the arms side by side, and {numref}`fig-grafts-types` tells the
 # outcomes apart: a graft may say the country's own name whatever it is asked, which is no recall
-# that failed. *A language model grows eyes* has more recipes, seeds and countries.
+# that failed. {numref}`fig-grafts-scorings` ranks the answers of their relation by likelihood, too
+# (of facts chosen because the language model *says* them by name): an answer that is the country's
+# name may hide a fact that is likelier than its rivals. *A language model grows eyes* has more
+# recipes, seeds and countries.
 
 # %% tags=["grafts"]
 published = open_grafts("the_gap", grafts, study.given, 16)
@@ -355,11 +399,51 @@ if published:
         ),
     )
 
+# %% tags=["grafts"]
+if published:
+    arms_of_grafts = ("llm_by_name", "by_picture")
+    grafts_ranked = published.frame(
+        "ranked", lambda study: study.ranked(*arms_of_grafts)
+    )
+    grafts_judged = gap_ranked.judged(
+        gap_words.recognised_rows(grafted), grafts_ranked, arms_of_grafts
+    )
+    grafts_scored = gap_ranked.gap_by_scoring(
+        grafts_judged, arms_of_grafts
+    )
+
+# %% tags=["grafts", "hide-input"]
+if published:
+    show(
+        dots.scoring_effect(
+            grafts_scored,
+            published.title(gap_ranked.title(grafts_judged)),
+        ),
+        "fig-grafts-scorings",
+        published.caption(
+            "Gap in points (language model by name against graft by picture) by matching and by "
+            f"two ways of ranking, on facts given by name. {n_of(grafts_scored, 'facts a point')}. "
+            "Bars: 95 % intervals from resampling countries."
+        ),
+    )
+
+# %% tags=["grafts"]
+if published:
+    for shown in (
+        gap_ranked.as_read(grafts_scored),
+        gap_ranked.counts(grafts_judged),
+        gap_ranked.partings(grafts_judged),
+    ):
+        display(shown.style.hide(axis="index"))
+
 # %% tags=["remove-cell", "grafts"]
 published.glue(
     gap=lambda: gap_words.outcomes_sentence(
         gap_words.outcomes_of_known(grafted, "llm"), "country"
-    )
+    ),
+    scorings=lambda: gap_ranked.move_sentence(
+        grafts_judged, arms_of_grafts
+    ),
 )
 
 # %% [markdown]
@@ -377,6 +461,17 @@ counted_table(
     "model",
     "condition",
     labels={blank[0]: "blank, by picture", blank[1]: "blank, by name"},
+)
+
+# %% [markdown]
+# ### Answers that were cut off
+#
+# An answer that the budget of new tokens cuts off may be scored as wrong for that alone, and a
+# model that describes a picture before it answers would lose by picture only.
+
+# %%
+cut_by_arm(answers).pivot(
+    index="model", columns="condition", values="cut"
 )
 
 # %% [markdown]
@@ -423,6 +518,7 @@ glue("model_notes", " ".join(study.pairs[first].notes))
 
 # %% tags=["remove-cell"]
 glue("rule_sentence", rules.move_sentence(by_rule))
+glue("scorings_sentence", gap_ranked.move_sentence(judged))
 glue_all(gap_words.hop_values(answers))
 glue_all(
     gap_words.model_sentences(

@@ -15,7 +15,7 @@ from PIL import Image
 from twohop_lib import grafts
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import bars, dots, heat, lines, theme
-from twohop_lib.readouts import cascade, gap
+from twohop_lib.readouts import cascade, gap, gap_ranked
 
 MODELS = {"late": 0.62, "middle": 0.35, "early": 0.01, "cross": 0.3}
 LONG = "aimagelab/LLaVA_MORE-llama_3_1-8B-siglip-finetuning"
@@ -68,14 +68,6 @@ def training(band: bool) -> pd.DataFrame:
     return frame.assign(low=frame.value * 0.9, high=frame.value * 1.1) if band else frame
 
 
-AGREEMENT = pd.DataFrame(
-    {
-        "rule": ["twohop", "popvqa", "inclusion"],
-        "agreement": [0.97, 0.88, 0.9],
-        "low": [0.93, 0.84, 0.86],
-        "high": [0.99, 0.91, 0.93],
-    }
-)
 PUBLISHED = {"llava-hf/llava-1.5-7b-hf": 0.18, LONG: 0.17, "late": 0.1}
 
 FIGURES = {
@@ -84,6 +76,9 @@ FIGURES = {
     "one seed": lambda: dots.gap_by_model(tidy("gap", "seed", [0], PUBLISHED)),
     "definitions": lambda: dots.gap_definitions(tidy("gap", "definition", gap.DEFINITIONS)),
     "rules": lambda: dots.rule_effect(tidy("gap", "rule", theme.LOOKS["rule"])),
+    "scorings": lambda: dots.scoring_effect(
+        tidy("gap", "scoring", gap_ranked.SCORINGS), "The two ways of scoring agree"
+    ),
     "cascade": lambda: bars.cascade_bars(steps_of()),
     "long cascade": lambda: bars.cascade_bars(steps_of(PUBLISHED)),
     "failures": lambda: bars.failure_bars(failures()),
@@ -92,7 +87,6 @@ FIGURES = {
     "learning": lambda: lines.line_by_step(
         training(False).assign(value=lambda f: f.value / 2), y_title="Facts (%)", percent=True
     ),
-    "agreement": lambda: bars.agreement_by_rule(AGREEMENT),
 }
 FIGURES["shares"] = lambda: dots.rule_shares(
     tidy("gap", "rule", theme.LOOKS["rule"], {"capital": 0.9, "calling code": 0.2}).rename(

@@ -136,6 +136,32 @@ def test_verdicts_on_made_answers_and_on_labelled_ones():
     assert set(table["n"]) == {3} and (table["low"] < table["agreement"]).all()
 
 
+def test_what_a_rule_was_tuned_on_and_what_it_never_saw_are_told_apart():
+    tuned = pd.DataFrame(
+        {
+            "answer": ["It is not Paris.", "It is Obama.", "Rome"],
+            "accepted": [["Paris"], ["Barack Obama"], ["Rome"]],
+            "right": [False, True, True],
+            "category": "plain",
+        }
+    )
+    fresh = tuned.assign(first_verdict=[True, True, True])
+    table = rules.agreement_by_set(tuned, fresh).set_index(["set", "rule"])["agreement"]
+    assert table[rules.TUNED, "twohop"] == table[rules.MENDED, "twohop"] == 1
+    assert table[rules.FIRST, "twohop"] == pytest.approx(2 / 3)
+    assert table[rules.FIRST, "popvqa"] == table[rules.MENDED, "popvqa"] == pytest.approx(1 / 3)
+    earned = rules.earnings(tuned, fresh)
+    assert set(earned["clause"].head(2)) == {"not X", "people"}
+    first = earned.set_index("clause").loc["not X"]
+    assert (first["fresh: mended"], first["fresh: spoilt"]) == (1, 0)
+    assert first["tuned on: without it"] == pytest.approx(2 / 3)
+    assert f"{len(earned) - 2} put no case" in rules.earning_nothing(earned)
+    assert rules.earning_nothing(earned.head(2)).startswith("Every clause")
+    parts = rules.by_part(tuned, fresh).set_index("left out")
+    assert parts.loc["nothing", rules.TUNED] == 1 and parts["clauses"].sum() == len(earned)
+    assert parts.loc["striking", "fresh"] == parts.loc["marking", "fresh"] == pytest.approx(2 / 3)
+
+
 def fact(relation, answers, distractors):
     return SimpleNamespace(
         relation=relation,

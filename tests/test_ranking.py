@@ -178,6 +178,11 @@ def test_families_score_alike_behind_one_run_and_in_whole_runs(
     assert largest_difference(vlm, world, ["by_name", "by_picture", "name_given"], NAMES) < 1e-3
 
 
+def test_without_a_picture_rows_share_a_prompt_in_spite_of_cross_attention(world, monkeypatch):
+    shared_only(monkeypatch)
+    assert largest_difference(load_vlm(path("cross")), world, ["by_name"], NAMES) < 1e-4
+
+
 def test_where_rows_cannot_share_a_prompt_whole_runs_are_made(world, tmp_path):
     vlm = load_vlm(build_family("mllama", tmp_path).vlm)
     prompt = build("by_picture", world.questions[0], vlm.tokenizer, "written")
@@ -208,7 +213,7 @@ def test_an_error_of_ours_is_no_verdict_on_the_model(late, world, monkeypatch):
         ranking_runs._is_exact(late, prompt, world.image(world.questions[0]), NAMES, 4)
 
 
-def test_the_prompt_is_run_once(late, world, monkeypatch):
+def test_the_prompt_is_run_once_and_candidates_of_one_length_together(late, world, monkeypatch):
     calls = []
     forward = late.model.forward
 
@@ -220,8 +225,10 @@ def test_the_prompt_is_run_once(late, world, monkeypatch):
     image = world.image(world.questions[0])
     monkeypatch.setattr(late.model, "forward", counted)
     ranking_runs._behind(late, prompt, image, [f"{name} and {name}" for name in NAMES] * 4, 64)
-    assert len(calls) == 2 and calls[0][0] == 1 and calls[1][0] == 24
-    assert calls[1][1] < calls[0][1] / 2
+    prompt_run, *others = calls
+    assert prompt_run[0] == 1 and sum(rows for rows, _ in others) == 24
+    widths = [width for _, width in others]
+    assert len(set(widths)) == len(widths) and max(widths) < prompt_run[1] / 2
 
 
 def test_memory_that_runs_out_halves_the_batch(late, world, monkeypatch):

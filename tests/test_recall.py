@@ -102,6 +102,20 @@ def test_attributions_come_with_their_slope_or_not_at_all(backbone, contrast, mo
         attribution.attribute(backbone, [contrast])
 
 
+def test_a_slope_that_only_the_smaller_step_is_within_will_do(backbone, contrast, monkeypatch):
+    """As where a metric bends within a hundredth of the way (qwen3_5, qwen3_vl_moe, gemma4)."""
+    true, tried = attribution.finite_difference, []
+
+    def bent(engine, contrast, place, step):
+        tried.append(step)
+        gradient, slope = true(engine, contrast, place, step)
+        return gradient, slope * (1 + 50 * step)
+
+    monkeypatch.setattr(attribution, "finite_difference", bent)
+    attribution.attribute(backbone, [contrast])
+    assert tried == [1e-2, 1e-3]
+
+
 def test_attribution_goes_with_true_patching(backbone, contrast):
     table = attribution.scores(backbone, contrast)
     places = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,12 @@ from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.runs.generate import MAX_NEW_TOKENS
 from twohop_lib.runs.named import locate_pair, suited_benchmark
+from twohop_lib.runs.rank import answers_of, rank
 from twohop_lib.scoring.matching import matches
+from twohop_lib.scoring.ranking import likeliest
 
+#: What tells ranked items apart.
+RANKED_BY = ("model", "seed", "entity_id", "relation", "question_id", "wording", "condition")
 #: Benchmarks built for this process; their folders go when it does.
 _BUILT: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -127,6 +131,7 @@ class Study:
     max_new_tokens: int = MAX_NEW_TOKENS
     _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _ranked: dict[tuple[int, str], pd.DataFrame] = field(default_factory=dict, repr=False)
     _kept: list[pd.DataFrame] = field(default_factory=list, repr=False)
 
     # --- models and questions ---
@@ -201,6 +206,54 @@ class Study:
                 )
         parts = [self._answers[name, c] for name in self.models for c in conditions]
         return pd.concat(parts, ignore_index=True)
+
+    def ranked(self, *conditions: str) -> pd.DataFrame:
+        """Whether an accepted answer is likelier than every other answer of its relation.
+
+        Of facts about each model's :meth:`entities` that have another answer; one row an item and
+        condition, with the columns of :func:`~twohop_lib.scoring.ranking.likeliest`. The other
+        answers are those of all the benchmark's entities. A model that cannot be ranked is left
+        out, and the reason printed.
+        """
+        offered = answers_of(self.everyone)
+        rows = []
+        for name in self.models:
+            ids = self.entities(name)
+            for condition in conditions:
+                try:
+                    found = self._ranking(name, condition, offered)
+                except TwohopError as error:
+                    print(f"{name} is not ranked {condition}: {error}")
+                    continue
+                rows.append(found[found["entity_id"].isin(ids)].assign(model=name))
+        empty = pd.DataFrame(columns=[*RANKED_BY, "candidate", "by_length", "by_first"])
+        return pd.concat(rows, ignore_index=True) if rows else empty
+
+    def _ranking(
+        self, model: str, condition: str, offered: Mapping[str, Sequence[str]]
+    ) -> pd.DataFrame:
+        """One model's ranking; what a backbone ranks is ranked once for all that share it."""
+        pair, ids = self.pairs[model], self.entities(model)
+        key = (id(pair.vlm.model), condition)
+        if CONDITIONS[condition].answered_by == "backbone":
+            key = (id(pair.backbone.model), condition)
+            ids = set().union(*map(self.entities, self.models))
+        if key not in self._ranked:
+            asked = tuple(q for q in self.questions.questions if q.entity_id in ids)
+            scores = rank(
+                pair.vlm,
+                pair.backbone,
+                replace(self.questions, questions=asked),
+                [condition],
+                offered,
+                model_name=model,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                folder=self.work or None,
+            )
+            rivals = scores.groupby(list(RANKED_BY))["accepted"].transform("nunique") == 2
+            self._ranked[key] = likeliest(scores[rivals], RANKED_BY)
+        return self._ranked[key]
 
     def _twin(self, model: str, condition: str) -> pd.DataFrame | None:
         """What another model's backbone answered, if both have one and the same in memory."""

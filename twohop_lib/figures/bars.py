@@ -115,31 +115,3 @@ def failure_bars(frame: pd.DataFrame, title: str | None = None) -> AnyChart:
         + _said(rows, rows["type"] + " " + shown),
         theme.per_row(max(34, theme.row_height(models))),
     )
-
-
-def agreement_by_rule(frame: pd.DataFrame) -> AnyChart:
-    """Draw how often scoring rules agree with hand labels: ``rule, agreement, low, high``."""
-    rows = theme.tidy(frame, ["rule"], ["agreement", "low", "high"])
-    best = rows.loc[rows["agreement"].idxmax()]
-    finding = f"{best['rule']} agrees with {theme.percentage(best['agreement'])} of the hand labels"
-    rows["label"] = rows["agreement"].map(theme.percentage)
-    base = rows_of(rows, "rule")
-    bars = base.mark_bar().encode(
-        x=theme.shares(alt.X, "agreement", "Agreement with hand labels (%)", grid=False),
-        color=theme.encode(alt.Color, "rule", theme.looks("rule", rows["rule"])),
-        opacity=alt.value(0.35),  # pale enough to carry dark text
-        tooltip=["rule:N", *theme.tips("agreement", "low", "high", fmt=".1%")],
-    )
-    interval = base.mark_rule(strokeWidth=2, color=INK).encode(x="low:Q", x2="high:Q")
-    # At the foot of the bar, out of the interval's way.
-    words = label(base, alt.datum(0), 12, align="left", dx=6, color=INK)
-    said = "; ".join(
-        f"{r.rule} {theme.measured(100 * r.agreement, 100 * r.low, 100 * r.high)}"
-        for r in rows.itertuples()
-    )
-    return theme.finish(
-        bars + interval + words,
-        finding,
-        f"Bars of the agreement of each scoring rule with hand labels. {said}.",
-        theme.per_row(34),
-    )

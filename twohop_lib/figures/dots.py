@@ -151,6 +151,12 @@ def rule_effect(frame: pd.DataFrame) -> AnyChart:
     return _gaps(rows, finding, "scoring rule", "points", group="rule")
 
 
+def scoring_effect(frame: pd.DataFrame, title: str) -> AnyChart:
+    """Draw each model's gap under each way of scoring: ``model, scoring, gap, low, high``."""
+    rows = theme.tidy(frame, ["model", "scoring"], ["gap", "low", "high"])
+    return _gaps(rows, title, "way of scoring", "points", group="scoring")
+
+
 def rule_shares(frame: pd.DataFrame, title: str, *, x_title: str) -> AnyChart:
     """Draw a share per relation and scoring rule: ``relation, rule, share, low, high``."""
     rows = theme.tidy(frame, ["relation", "rule"], ["share", "low", "high"])

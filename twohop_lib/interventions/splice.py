@@ -6,6 +6,7 @@ Whether it is exact is tried, once for each kind of edit and layout of positions
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -167,10 +168,10 @@ class Engine(Decoder):
 
         Raises UnsupportedSite if a block is no sum of its parts.
         """
-        try:
-            found = forward.outputs(self, recording, site, blocks)
-        except UnsupportedSite:
-            found = None
+        found = None
+        if recording.keys:  # Not kept where a block has none of every position (linear attention).
+            with contextlib.suppress(UnsupportedSite):
+                found = forward.outputs(self, recording, site, blocks)
         if found is None:
             whole = hooks.activations(self, recording, site, blocks)
             found = {b: x[recording.first :] for b, x in whole.items()}

@@ -10,12 +10,16 @@ import pandas as pd
 from twohop_lib.benchmark.schema import Question
 from twohop_lib.readouts import gap
 from twohop_lib.readouts.gap_words import recognised_rows
-from twohop_lib.scoring.matching import Rule, agreement, matches
+from twohop_lib.scoring.comparison import CLAUSES
+from twohop_lib.scoring.matching import Rule, ablation, agreement, judged, matches
 from twohop_lib.stats import proportion_interval
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 #: The conditions that a gap (:func:`twohop_lib.readouts.gap.gap_difference`) is made of.
 _OF_A_GAP = ("identify", "by_name", "by_picture")
+#: Answers labelled by hand: those that our rule was tuned on, fresh ones as it first judged them,
+#: and as it judges them now that it was mended on them.
+TUNED, FIRST, MENDED = "tuned on", "fresh, first verdict", "fresh, mended since"
 #: A rule "hardly ever" accepts what it accepts in fewer than this share of cases.
 HARDLY_EVER = 0.05
 
@@ -33,6 +37,76 @@ def agreement_by_rule(cases: pd.DataFrame) -> pd.DataFrame:
         found = proportion_interval(round(total["agreement"] * n), n)
         rows.append((rule, found.estimate, found.low, found.high, n))
     return pd.DataFrame(rows, columns=["rule", "agreement", "low", "high", "n"])
+
+
+def agreement_by_set(tuned: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    """:func:`agreement_by_rule` on answers that our rule was tuned on, and on fresh ones.
+
+    ``fresh`` as in :func:`twohop_lib.scoring.matching.fresh_cases`: there ours counts twice, as it
+    first judged them (no clause had been written for any) and as it does now. Columns ``set, rule,
+    agreement, low, high, n``.
+    """
+    first = (fresh["first_verdict"] == fresh["right"]).astype(bool)
+    held = proportion_interval(int(first.sum()), len(first))
+    new = agreement_by_rule(fresh)
+    own = {"agreement": held.estimate, "low": held.low, "high": held.high, "n": len(first)}
+    others = new[new["rule"] != "twohop"].to_dict("records")
+    at_first = pd.DataFrame([{"rule": "twohop", **own}, *others])
+    sets = {TUNED: agreement_by_rule(tuned), FIRST: at_first, MENDED: new}
+    return pd.concat([frame.assign(set=name) for name, frame in sets.items()], ignore_index=True)
+
+
+def earnings(tuned: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    """What each clause of our rule earns in both sets, most first.
+
+    Columns ``clause, part``, and for each set (:data:`TUNED`, ``"fresh"``) "mended − spoilt", cases
+    that the clause puts right and wrong, and the agreement without it.
+    """
+    table = None
+    for name, cases in ((TUNED, tuned), ("fresh", fresh)):
+        found = ablation(cases).set_index(["clause", "part"])
+        own = pd.DataFrame(
+            {
+                f"{name}: mended": found["mended"],
+                f"{name}: spoilt": found["spoilt"],
+                f"{name}: without it": found["agreement"],
+            }
+        )
+        table = own if table is None else table.join(own)
+    mended = table.filter(like="mended").sum(axis=1) - table.filter(like="spoilt").sum(axis=1)
+    order = mended.sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index()
+
+
+def by_part(tuned: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    """The agreement of our rule without all clauses of one part, and of the whole rule.
+
+    Columns ``left out, clauses``, and the two sets.
+    """
+    parts: dict[str, list[str]] = {"nothing": []}
+    for clause, part in CLAUSES.items():
+        parts.setdefault(part, []).append(clause)
+    return pd.DataFrame(
+        [
+            {"left out": part, "clauses": len(clauses)}
+            | {
+                name: (judged(cases, without=clauses) == cases["right"]).mean()
+                for name, cases in ((TUNED, tuned), ("fresh", fresh))
+            }
+            for part, clauses in parts.items()
+        ]
+    )
+
+
+def earning_nothing(earned: pd.DataFrame) -> str:
+    """Which clauses put no case of either set right (:func:`earnings`), in a sentence."""
+    idle = earned.loc[earned.filter(like="mended").sum(axis=1) == 0, "clause"]
+    if idle.empty:
+        return "Every clause puts a case of the two sets right."
+    return (
+        f"Of the {len(earned)} clauses, {len(idle)} put no case of either set right that the "
+        f"others do not ({', '.join(idle)})."
+    )
 
 
 def verdicts_on_answers(cases: Sequence[tuple[str, Sequence[str]]]) -> pd.DataFrame:

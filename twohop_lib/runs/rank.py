@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
+from twohop_lib.models import prefix
 from twohop_lib.models.blocks import UnsupportedSite, as_unsupported
 from twohop_lib.models.inputs import continued, encode, shown_pictures, special_tokens
 from twohop_lib.models.loading import Llm, Vlm
@@ -141,43 +142,49 @@ def _behind(
     before = render(model.front, prompt)
     ids, lengths, shared = _continuations(model, prompt, before, texts)
     inputs = encode(model, [before], [picture], "right")
-    out = model.model(**inputs, use_cache=True)
     own = model.tokenizer(before, **special_tokens(model, before))["input_ids"]
     # A tokenizer may join the prompt's last tokens to an answer's first: those are run again.
-    n = inputs["input_ids"].shape[1] - (len(own) - shared)
+    again = len(own) - shared
+    n = inputs["input_ids"].shape[1] - again
+    out = model.model(**prefix.keeping(model.model, inputs, again + 1), use_cache=True)
     sharing = f"Rows cannot share a prompt's keys and values in this {type(model.model).__name__}"
     with as_unsupported(sharing):
         layers = [(x.keys, x.values) for x in out.past_key_values.layers]
-    if any(keys is None or keys.ndim != 4 for keys, _ in layers):
+    if any(keys is not None and keys.ndim != 4 for keys, _ in layers):
         raise UnsupportedSite(f"{sharing} (linear attention).")
-    kept = [(keys[:, :, :n], values[:, :, :n]) for keys, values in layers]
-    next_token = out.logits[0, n - 1].float().log_softmax(-1)
+    kept = [None if k is None else (k[:, :, :n], v[:, :, :n]) for k, v in layers]
+    next_token = out.logits[0, -again - 1].float().log_softmax(-1).cpu()
     tails = [row[shared:] for row in ids]
 
     def run(rows: list[int]) -> list[Scored]:
         width = max(len(tails[i]) for i in rows) - 1
-        device = inputs["input_ids"].device
-        # Padding on the right: no position reads what is behind it.
-        padded = [(tails[i] + [0] * width)[:width] for i in rows]
-        later: Any = [()] * len(rows)
+        later = torch.zeros(len(rows), 0)
         if width:
-            cache = Cache(layers=[_Shared(k, v) for k, v in kept])
-            behind = torch.tensor(padded, device=device)
+            # Padding on the right: no position reads what is behind it.
+            padded = [(tails[i] + [0] * width)[: width + 1] for i in rows]
+            behind = torch.tensor(padded, device=inputs["input_ids"].device)
+            # Cross-attention keeps nothing where there is no picture.
+            cache = Cache(layers=[_Shared(*own) if own else DynamicLayer() for own in kept])
             with as_unsupported(sharing):
-                made = model.model(input_ids=behind, past_key_values=cache, use_cache=True)
-            logits = made.logits
-            later = logits.float().log_softmax(-1)
+                made = model.model(input_ids=behind[:, :-1], past_key_values=cache, use_cache=True)
+            logits = made.logits.float()
+            said = logits.gather(-1, behind[:, 1:, None].to(logits.device))[..., 0]
+            later = (said - logits.logsumexp(-1)).cpu()
         found = []
         for row, i in enumerate(rows):
-            steps = [next_token, *later[row]][: len(tails[i])]
-            values = [float(step[token]) for step, token in zip(steps, tails[i], strict=True)]
-            found.append(list(zip(tails[i], values, strict=True))[-lengths[i] :])
+            tail = tails[i]
+            values = [float(next_token[tail[0]]), *later[row, : len(tail) - 1].tolist()]
+            found.append(list(zip(tail, values, strict=True))[-lengths[i] :])
         return found
 
-    # Like lengths together; those of one token come at no cost.
-    order = sorted(range(len(texts)), key=lambda i: -len(tails[i]))
-    done, _ = in_batches(run, order, batch_size)
-    results = dict(zip(order, done, strict=True))
+    # Like lengths together, so that nothing is run on padding; those of one token come at no cost.
+    of_length: dict[int, list[int]] = {}
+    for i in sorted(range(len(texts)), key=lambda i: -len(tails[i])):
+        of_length.setdefault(len(tails[i]), []).append(i)
+    results: dict[int, Scored] = {}
+    for rows in of_length.values():
+        done, batch_size = in_batches(run, rows, batch_size)
+        results |= dict(zip(rows, done, strict=True))
     return [results[i] for i in range(len(texts))]
 
 

@@ -112,9 +112,10 @@ def fresh_cases() -> pd.DataFrame:
     return read_cases(Path(__file__).parent / "fresh_answers.csv")
 
 
-def _judged(cases: pd.DataFrame, rule: Rule = "twohop", without: Collection[str] = ()) -> pd.Series:
-    judged = [matches(r.answer, r.accepted, rule, without) for r in cases.itertuples()]
-    return pd.Series(judged, index=cases.index, dtype=bool)
+def judged(cases: pd.DataFrame, rule: Rule = "twohop", without: Collection[str] = ()) -> pd.Series:
+    """A rule's verdicts on labelled answers, without some of its clauses (:func:`matches`)."""
+    found = [matches(r.answer, r.accepted, rule, without) for r in cases.itertuples()]
+    return pd.Series(found, index=cases.index, dtype=bool)
 
 
 def agreement(cases: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -122,7 +123,7 @@ def agreement(cases: pd.DataFrame, rule: Rule) -> pd.DataFrame:
 
     Columns: ``category, n, agreement, false_positives, false_negatives``.
     """
-    scored = cases.assign(judged=_judged(cases, rule))
+    scored = cases.assign(judged=judged(cases, rule))
     groups = [*scored.groupby("category"), ("all", scored)]
     return pd.DataFrame(
         [
@@ -144,10 +145,10 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     Columns: ``clause, part, n, agreement`` (without it), ``mended`` and ``spoilt`` (cases that the
     clause puts right, and wrong).
     """
-    right = _judged(cases) == cases["right"]
+    right = judged(cases) == cases["right"]
     rows = []
     for clause, part in CLAUSES.items():
-        bare = _judged(cases, without=[clause]) == cases["right"]
+        bare = judged(cases, without=[clause]) == cases["right"]
         mended, spoilt = int((right & ~bare).sum()), int((bare & ~right).sum())
         rows.append((clause, part, len(cases), bare.mean(), mended, spoilt))
     return pd.DataFrame(rows, columns="clause part n agreement mended spoilt".split())

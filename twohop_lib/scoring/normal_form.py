@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection
+from functools import cache
 
 import regex as re
 
@@ -68,19 +69,27 @@ _DATES = [
 ]
 
 
+#: A pattern that is given as a text is looked up anew each time, which takes longer than its use.
+_compiled = cache(re.compile)
+
+
+def _sub(pattern: str, by: str | Callable[[re.Match[str]], str], text: str) -> str:
+    return _compiled(pattern).sub(by, text)
+
+
 def _undotted(m: re.Match[str]) -> str:
     return m[0].replace(".", "")
 
 
 def _figures(text: str) -> str:
     """Digits of any script, without separators of thousands, with a decimal point."""
-    text = re.sub(r"\d", lambda m: str(unicodedata.digit(m[0])), text.replace("−", "-"))
-    text = re.sub(r"(?<=\d)[,' \u202f\u00a0](?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", _undotted, text)
-    text = re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
-    text = re.sub(r"(?<=\d)\.0+(?!\d)|(?<=\d0)'(?=s\b)", "", text)
+    text = _sub(r"\d", lambda m: str(unicodedata.digit(m[0])), text.replace("−", "-"))
+    text = _sub(r"(?<=\d)[,' \u202f\u00a0](?=\d{3}(?!\d))", "", text)
+    text = _sub(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", _undotted, text)
+    text = _sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
+    text = _sub(r"(?<=\d)\.0+(?!\d)|(?<=\d0)'(?=s\b)", "", text)
     date = r"\b\d{4}-\d\d(?:-\d\d)?(?!\d)"
-    return re.sub(rf"({date})|(?<=\w)-(?=\d)", lambda m: m[1] or " - ", text)  # ranges
+    return _sub(rf"({date})|(?<=\w)-(?=\d)", lambda m: m[1] or " - ", text)  # ranges
 
 
 def _value(words: list[str]) -> float:
@@ -106,7 +115,7 @@ def _in_words(text: str) -> str:
         ending = endings.get(value[-1], "th") if value[-2:-1] != "1" else "th"
         return value + ending * (words[-1] in _ORDINAL)
 
-    return re.sub(r"\b(?:minus|negative) (?=\w)", "-", _IN_WORDS.sub(figure, text))
+    return _sub(r"\b(?:minus|negative) (?=\w)", "-", _IN_WORDS.sub(figure, text))
 
 
 def _roman(text: str) -> str:
@@ -116,10 +125,10 @@ def _roman(text: str) -> str:
         values = [{"I": 1, "V": 5, "X": 10, "L": 50}[c] for c in m[0]]
         return str(sum(-v if v < w else v for v, w in zip(values, [*values[1:], 0], strict=True)))
 
-    text = re.sub(r"\b(?=[IVXL]{2})(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?!\w)", figure, text)
-    text = re.sub(r"(?<=\p{Lu}\p{Ll}+ )[VX](?![\w.])", figure, text)
+    text = _sub(r"\b(?=[IVXL]{2})(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?!\w)", figure, text)
+    text = _sub(r"(?<=\p{Lu}\p{Ll}+ )[VX](?![\w.])", figure, text)
     regnal = r"(?<=\p{Lu}\p{Ll}+ )the (\d+)(?:st|nd|rd|th)\b"
-    return re.sub(regnal, lambda m: "I" if m[1] == "1" else m[1], text)
+    return _sub(regnal, lambda m: "I" if m[1] == "1" else m[1], text)
 
 
 def _dates(text: str) -> str:
@@ -140,8 +149,8 @@ def _dates(text: str) -> str:
 
 
 def _units(text: str) -> str:
-    text = re.sub(r"\bBCE?\b|\bB\.C\.(?:E\.)?", "bc", text)
-    text = re.sub(r"([$€£¥])\s?(-?[\d.]*\d)", r" \2 \1", text)
+    text = _sub(r"\bBCE?\b|\bB\.C\.(?:E\.)?", "bc", text)
+    text = _sub(r"([$€£¥])\s?(-?[\d.]*\d)", r" \2 \1", text)
     return _WITH_UNIT.sub(lambda m: f" {_UNIT_OF[m[1].lower()]}", text)
 
 
@@ -182,33 +191,33 @@ def _accents(text: str) -> str:
 
 def _initials(text: str) -> str:
     """Initials and abbreviations without dots: *D.C.*, *J. R. R.*, *Jr.*"""
-    text = re.sub(r"\b(\p{Lu}|Jr|Sr|Dr|Mrs?|Ms|Prof|Mt)\.(?=\s?\p{Lu}|[,.]|$)", r"\1", text)
-    return re.sub(r"\b(\p{Lu}) (?=\p{Lu}\b)", r"\1", text)
+    text = _sub(r"\b(\p{Lu}|Jr|Sr|Dr|Mrs?|Ms|Prof|Mt)\.(?=\s?\p{Lu}|[,.]|$)", r"\1", text)
+    return _sub(r"\b(\p{Lu}) (?=\p{Lu}\b)", r"\1", text)
 
 
 def _addresses(text: str) -> str:
     """A phone number as one number, an address on the web as its top-level domain."""
-    text = re.sub(
-        r"(?:\+ ?|\b00)([1-9](?:\d|[ ()-]+(?=\d))*)", lambda m: "+" + re.sub(r"\D", "", m[1]), text
+    text = _sub(
+        r"(?:\+ ?|\b00)([1-9](?:\d|[ ()-]+(?=\d))*)", lambda m: "+" + _sub(r"\D", "", m[1]), text
     )
-    text = re.sub(r"\b(?:https?://)?www\.(?:[\w-]+\.)+(?=\p{Ll}{2,3}\b)", " .", text)
-    return re.sub(r"\bdot (?=\p{L}{2,3}\b)", ".", text)
+    text = _sub(r"\b(?:https?://)?www\.(?:[\w-]+\.)+(?=\p{Ll}{2,3}\b)", " .", text)
+    return _sub(r"\bdot (?=\p{L}{2,3}\b)", ".", text)
 
 
 def _apostrophes(text: str) -> str:
     """Possessives and elided articles dropped, contractions opened, other apostrophes dropped."""
-    text = re.sub(r"n't\b", " not", text)
-    return re.sub(r"(?<=\w)'s\b|(?<=\w)'(?=\w)|\b[ldLD]'(?=\p{L}{3})", "", text)
+    text = _sub(r"n't\b", " not", text)
+    return _sub(r"(?<=\w)'s\b|(?<=\w)'(?=\w)|\b[ldLD]'(?=\p{L}{3})", "", text)
 
 
 def _plurals(text: str) -> str:
-    text = re.sub(r"(?<=\p{Ll}{2})ies\b", "y", text)
-    return re.sub(r"(?<=\p{Ll}{3})(?<![sui]|\bperhap|\bdoe)s\b", "", text)
+    text = _sub(r"(?<=\p{Ll}{2})ies\b", "y", text)
+    return _sub(r"(?<=\p{Ll}{3})(?<![sui]|\bperhap|\bdoe)s\b", "", text)
 
 
 NORMALISATION: dict[str, Callable[[str], str]] = {
     "accents": _accents,
-    "Saint": lambda text: re.sub(r"\bSt\.? (?=\p{Lu})", "Saint ", text),
+    "Saint": lambda text: _sub(r"\bSt\.? (?=\p{Lu})", "Saint ", text),
     "initials": _initials,
     "phone and web addresses": _addresses,
     "figures": _figures,
@@ -221,7 +230,7 @@ NORMALISATION: dict[str, Callable[[str], str]] = {
     "plurals": _plurals,
     "Korean endings": lambda text: _KOREAN.sub("", text),
     "and": lambda text: text.replace("&", " and "),
-    "articles": lambda text: re.sub(r"\b(?:[Tt]he|an|a)\s+(?=\S)", "", text),
+    "articles": lambda text: _sub(r"\b(?:[Tt]he|an|a)\s+(?=\S)", "", text),
 }
 
 
@@ -230,5 +239,5 @@ def normal(text: str, without: Collection[str] = ()) -> str:
     for name, clause in NORMALISATION.items():
         if name not in without:
             text = clause(text)
-    text = re.sub(r"(?<!\w)-(?!\d)|-(?!\w)", "–", text)  # a dash, no hyphen
-    return " ".join(_TOKEN.findall(re.sub(r"\s*\n\s*", "\n", text.strip())))
+    text = _sub(r"(?<!\w)-(?!\d)|-(?!\w)", "–", text)  # a dash, no hyphen
+    return " ".join(_TOKEN.findall(_sub(r"\s*\n\s*", "\n", text.strip())))
