@@ -383,7 +383,9 @@ glue(
 # %% [markdown] tags=["organisms"]
 # In the organisms a plain probe is near its ceiling wherever image tokens hold the parts of the
 # arms, which every house can be told by. It measures visibility. Name-likeness measures whether the
-# recall circuit could use what it sees.
+# recall circuit could use what it sees; whether it does, and whether in time, is asked in *Three
+# causes of a gap*. *Late* is so called for its recipe's place in a row; by name-likeness it never
+# arrives, so that its pictures are not late but foreign.
 
 # %% [markdown]
 # ## Try it yourself

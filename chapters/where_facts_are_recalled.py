@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Where facts are recalled
 #
-# Which blocks of the text backbone turn a name into a fact, and until when can they still do it? If
-# a picture's entity arrives after that *deadline*, the fact must be missed: a prediction that can be
-# checked.
+# Which blocks of the text backbone turn a name into a fact, and until when can they still do it? And
+# until when is the position of the name read at all? A state that is written too late can miss
+# either *deadline*.
 
 # %% [markdown] tags=["organisms"]
 # ```{admonition} Key takeaways
@@ -35,11 +35,14 @@
 #   patching at r = {glue:text}`correlation_integrated`. By that variant the three shares are
 #   {glue:text}`early_mlp_integrated`, {glue:text}`late_attn_integrated` and
 #   {glue:text}`late_mlp_integrated` %.
-# - **The recall deadline.** An entity's state that arrives at layer {glue:text}`s_main` is turned
-#   into its fact in {glue:text}`at_start` % of cases, at layer 4 in {glue:text}`at_4` %, at layer 6 in
-#   {glue:text}`at_6` %. Half of it is gone at layer {glue:text}`deadline`.
-# - {glue:text}`prediction_sentence`
-# - **Two deadlines.** In the language model of a *graft of Gemma 3 270M*,
+# - **Two deadlines that fall together.** An entity's state after {glue:text}`s_main` blocks is
+#   turned into its fact in {glue:text}`at_start` % of cases where it stands, in {glue:text}`at_4` %
+#   written at layer 4 and {glue:text}`at_6` % at layer 6; half of it is gone at layer
+#   {glue:text}`deadline`. But the layer's own state, which has missed nothing, falls with it, to
+#   {glue:text}`read_4` % at layer 4 and {glue:text}`read_6` % at layer 6: what fails there is reading,
+#   too (n = {glue:text}`n_written` houses). Where both stand was trained in: answers had to be read
+#   off the name after block {glue:text}`head_block`.
+# - **Two deadlines, far apart.** In the language model of a *graft of Gemma 3 270M*,
 #   {glue:text}`grafts_deadlines`
 # ```
 
@@ -61,9 +64,12 @@
 # (clean output − corrupt output) · gradient: how much the metric would rise if its clean output were
 # written in. Positive scores restore the clean answer.
 #
-# **The recall deadline.** A question with a placeholder where the name would be. The entity's own
-# state, `resid[s]` at its last name token, is written over the placeholder at `resid[l]`, for l from
-# s to the top. While the blocks that recall are still ahead, the fact comes; behind them it does not.
+# **Two deadlines.** A question with a placeholder where the name would be. A state of the named run,
+# `resid[s]` at its last name token, is written over the placeholder at `resid[l]`. With s fixed and
+# l rising, it misses more and more of the blocks that enrich a name with its facts: the **recall
+# deadline** is the last layer at which half of what came at l = s still comes. With s = l it misses
+# nothing, and fails where later blocks no longer read the position: the **reading deadline**. Only
+# where the second is later does the first say anything about recall.
 
 # %% [markdown]
 # ## Setup and parameters
@@ -96,7 +102,7 @@ from nnsight import NNsight
 from twohop_lib.chapter.published import open_grafts
 from twohop_lib.chapter.show import glue, glue_all, show
 from twohop_lib.chapter.study import open_study
-from twohop_lib.figures import dots, heat, lines
+from twohop_lib.figures import heat, lines
 from twohop_lib.interventions import attribution
 from twohop_lib.interventions.deadlines import (
     placeholder_run,
@@ -113,11 +119,11 @@ from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.reference import decoder_blocks
 from twohop_lib.models.blocks import early_blocks
 from twohop_lib.models.prompts import count_tokens
-from twohop_lib.readouts import arrival, deadline_words
+from twohop_lib.organisms.recipes import BACKBONE
 from twohop_lib.readouts import attribution_shares as places
+from twohop_lib.readouts import deadline_words
 from twohop_lib.readouts.captions import n_of
-from twohop_lib.readouts.name_likeness import names_found
-from twohop_lib.readouts.states import name_states, picture_states
+from twohop_lib.readouts.states import name_states
 from twohop_lib.readouts.tables import joined
 
 # %%
@@ -190,8 +196,8 @@ for layer in range(s_main, backbone.n_blocks):
 # ## The sweep
 #
 # Attribution on the backbone with names (two at a time, of equally many tokens), and on each VLM
-# with pictures; then the deadline for states taken after one, two and three blocks, with a wrong
-# entity's state beside.
+# with pictures; then the deadlines, of states taken after one and two blocks and of each layer's own,
+# with a wrong entity's state beside.
 
 
 # %%
@@ -227,11 +233,17 @@ scored = joined(
 )
 
 # %%
-states = sorted({1, s_main, min(3, backbone.n_blocks - 1)})
 late_write = recall_deadline(
-    backbone, study.questions, chosen, states, **study.kept("backbone")
+    backbone,
+    study.questions,
+    chosen,
+    sorted({1, s_main}),
+    **study.kept("backbone"),
 )
-study.keep(able, late_write)
+own_write = reading_deadline(
+    backbone, study.questions, chosen, **study.kept("backbone")
+)
+study.keep(able, late_write, own_write)
 
 # %% [markdown]
 # ## Results
@@ -264,18 +276,19 @@ overlap = places.overlap(profiles, study.models, inserted=inserted)
 deadline_words.readable_overlap(overlap).style.hide(axis="index")
 
 # %% [markdown]
-# ### The recall deadline
+# ### Two deadlines
 #
-# {numref}`fig-deadline` gives the share of facts that come when the entity's state arrives at a
-# layer.
+# {numref}`fig-deadline` gives the share of facts that come when a state of the entity is written at
+# a layer.
 
 # %% tags=["hide-input"]
+both = deadline_words.deadline_curves(joined(late_write, own_write))
 show(
     lines.lines_by_layer(
-        deadline_words.deadline_curves(late_write),
-        deadline_words.rarely_recalled(late_write, s_main),
+        both,
+        deadline_words.two_deadlines_title(both, s_main),
         y_title="Facts recalled (%)",
-        x_title="Layer at which the entity's state arrives",
+        x_title="Layer at which the state is written",
         group="arrives",
     ),
     "fig-deadline",
@@ -285,48 +298,8 @@ show(
 )
 
 # %% [markdown]
-# ### Does the deadline predict the gap?
-#
-# *Arrival* is the layer at which the picture's last position becomes name-like (*When the picture
-# becomes a name*): the first at which a linear map, fitted on half of the houses, finds the names
-# of half of the others. Read off the deadline's curve at that layer, what should the VLM recall?
-
-# %%
-houses = one_per_entity(study.everyone.questions)
-ids = [house.entity_id for house in houses]
-all_states = name_states(backbone, houses)
-
-
-def likeness(name, engine, _):
-    pictures = picture_states(engine, study.everyone, houses)
-    found = names_found(pictures, all_states[:, s_main], ids)
-    return found.assign(model=name, seed=seed)
-
-
-# %%
-arrivals = arrival.predictions(
-    joined(
-        study.sweep(likeness),
-        study.elsewhere("recall", experiment="name-likeness"),
-    ),
-    joined(late_write, study.recorded("recall", experiment="deadline")),
-    joined(able, study.elsewhere("answers", wording="standard")),
-    s_main,
-)
-deadline_words.readable_arrivals(arrivals).style.hide(axis="index")
-
-# %% tags=["hide-input"]
-fit = arrival.fit(arrivals)
-show(
-    dots.predicted_measured(
-        arrivals,
-        "The deadline predicts facts by picture within "
-        f"{100 * fit.mean_off:.0f} points on average",
-    ),
-    "fig-prediction",
-    "Facts answered by picture, predicted from the layer of arrival and the backbone's deadline, "
-    f"against those measured on recognised entities. n = {fit.n} models{study.worlds(arrivals)}.",
-)
+# When pictures arrive, whether that is in time, and what else makes them miss their facts, is the
+# subject of *Three causes of a gap*.
 
 # %% [markdown] tags=["grafts"]
 # ## On a published language model
@@ -456,16 +429,20 @@ deadline_words.readable_shares(shares)
 deadline_words.whose_facts(late_write)
 
 # %%
+houses = one_per_entity(study.everyone.questions)
 deadline_words.what_states_carry(
-    late_write, all_states, ids, study.everyone.questions
+    late_write,
+    name_states(backbone, houses),
+    [house.entity_id for house in houses],
+    study.everyone.questions,
 ).style.hide(axis="index")
 
 # %% tags=["remove-cell"]
 glue_all(deadline_words.share_values(shares))
 glue_all(deadline_words.check_values(checks))
 glue_all(deadline_words.deadline_values(late_write, s_main))
-glue("prediction_sentence", deadline_words.prediction_sentence(fit))
-glue("answers_cut", study.answers_cut)
+glue_all(deadline_words.reading_values(own_write))
+glue("head_block", BACKBONE.head_block)
 glue("model_asked", study.subject)
 glue(
     "model_deadline",
@@ -478,14 +455,9 @@ glue(
 # {cite:t}`venhoff2025toolate` report the three parts of recall in the backbones (early MLPs at
 # entity tokens, late attention at the last token, transfer between), and that VLMs with a large gap
 # use other, later components for pictures. Their title's claim, that entities arrive *too late to
-# recall*, is measured here as a quantity: until which layer the backbone can still recall an entity
-# that arrives, and whether that predicts what its VLMs miss.
-
-# %% [markdown] tags=["organisms"]
-# The organisms were made to differ in arrival (cross-early, cross and cross-late differ in nothing
-# else), so a prediction that holds here says that the measure measures what it should. Late never
-# becomes name-like, and misses its facts for that reason; middle arrives in time and misses some all
-# the same, which lateness does not explain.
+# recall*, needs two quantities: until which layer the backbone can still recall an entity that
+# arrives, and until which layer it reads what has been recalled. Which of its pictures are late is
+# asked in *Three causes of a gap*.
 
 # %% [markdown]
 # ## Try it yourself

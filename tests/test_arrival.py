@@ -1,12 +1,10 @@
-"""Arrival against the deadline, and what attribution's shares are shares of."""
+"""Arrival, and what attribution's shares are shares of."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from twohop_lib.readouts import arrival, attribution_shares
-
-STATE = 2
 
 
 def likeness(model, seed, *shares, n=10):
@@ -19,23 +17,6 @@ def likeness(model, seed, *shares, n=10):
     return pd.DataFrame(rows, columns=["model", "seed", "entity_id", "layer", "found"])
 
 
-def written(seed, recalled, floor):
-    rows = [
-        (seed, "entity", STATE, layer, i < 10 * share)
-        for layer, share in recalled.items()
-        for i in range(10)
-    ]
-    rows += [(seed, "entity", 1, 2, False), (seed, "wrong entity", STATE, 2, False)]
-    rows += [(seed, "nothing", -1, -1, i < 10 * floor) for i in range(10)]
-    return pd.DataFrame(rows, columns=["seed", "arm", "state", "layer", "correct"])
-
-
-def answers(model, seed, named, right):
-    rows = [(model, seed, f"e{i}", "identify", i < named) for i in range(10)]
-    rows += [(model, seed, f"e{i}", "by_picture", i < right) for i in range(10)]
-    return pd.DataFrame(rows, columns=["model", "seed", "entity_id", "condition", "correct"])
-
-
 def test_arrival_is_the_first_layer_at_which_half_of_the_names_are_found():
     assert arrival.arrival(likeness("m", 0, 0.1, 0.4, 0.5, 0.9)) == 2
     assert arrival.arrival(likeness("m", 0, 0.1, 0.4)) is None
@@ -45,28 +26,6 @@ def test_arrival_is_the_first_layer_at_which_half_of_the_names_are_found():
     assert table["arrives"].tolist()[0] == 2 and np.isnan(table["arrives"][1])
     at_once = arrival.arrivals(likeness("m", 0, 0.8, 0.9))
     assert at_once["arrives"][0] == 0 and np.isnan(at_once["before"][0])
-
-
-def test_the_deadline_at_arrival_is_the_prediction():
-    recalled = pd.Series({2: 0.9, 3: 0.5, 4: 0.1})
-    assert arrival.predicted(3, recalled, 0.0, STATE) == 0.5
-    assert arrival.predicted(0, recalled, 0.0, STATE) == 0.9  # the whole way is ahead
-    assert arrival.predicted(None, recalled, 0.2, STATE) == 0.2
-    assert arrival.predicted(7, recalled, 0.2, STATE) == 0.2
-
-
-def test_predictions_beside_what_was_measured():
-    found = pd.concat([likeness("late", 0, 0, 0, 0, 0), likeness("mid", 1, 0, 0, 0, 0.7)])
-    deadlines = pd.concat([written(0, {2: 1.0, 3: 0.6}, 0.1), written(1, {2: 1.0, 3: 0.8}, 0.0)])
-    asked = pd.concat([answers("late", 0, 0, 3), answers("mid", 1, 5, 4)])
-    table = arrival.predictions(found, deadlines, asked, STATE).set_index("model")
-    assert np.isnan(table.loc["late", "arrives"]) and table.loc["mid", "arrives"] == 3
-    assert table["predicted"].to_dict() == pytest.approx({"late": 0.1, "mid": 0.8})
-    # Late names nothing, so all entities count; mid names five of them.
-    assert table["measured"].to_dict() == pytest.approx({"late": 0.3, "mid": 0.8})
-    fit = arrival.fit(table.reset_index())
-    assert (fit.mean_off, fit.worst_off) == (pytest.approx(0.1), pytest.approx(0.2))
-    assert fit.worst["model"] == "late" and fit.correlation is None and fit.n == 2
 
 
 # --- attribution --------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from twohop_lib.readouts import deadline_words
-from twohop_lib.readouts.arrival import Fit
 
 
 def written(recalled=(1.0, 1.0, 0.0, 0.0), state=2, n=10):
@@ -85,21 +84,6 @@ def test_checks_against_the_truth():
     assert deadline_words.readable_checks(found).shape == (4, 1)
 
 
-def test_the_prediction_names_whom_it_misses_most():
-    worst = pd.Series({"model": "middle", "seed": 2})
-    told = deadline_words.prediction_sentence(Fit(0.06, 0.3, worst, 0.98, 18))
-    assert "within 6 points" in told and "r = 0.98 over 18" in told
-    assert "by 30 points, for middle (seed 2)" in told
-    assert "r =" not in deadline_words.prediction_sentence(Fit(0.06, 0.3, worst, None, 2))
-
-
-def test_arrivals_that_never_come_are_called_so():
-    table = pd.DataFrame(
-        {"model": "a", "seed": 0, "arrives": [2.0, None], "predicted": 0.5, "measured": 0.25}
-    )
-    assert deadline_words.readable_arrivals(table)["arrives at"].tolist() == ["2", "never"]
-
-
 def test_the_two_deadlines_are_told_by_the_last_layers_at_which_facts_come():
     enriched = written((1.0, 0.9, 0.2, 0.0))
     read = written((0.8, 0.7, 0.3), state=8).assign(experiment="reading-deadline")
@@ -125,3 +109,11 @@ def test_the_two_deadlines_are_told_by_the_last_layers_at_which_facts_come():
     always = pd.concat([enriched, read.assign(follows="right")], ignore_index=True)
     told = deadline_words.two_deadlines_sentence(always)
     assert "the layer's own state gives the fact in 100 % at layer 10 (n = 10; " in told
+
+
+def test_what_the_own_state_gives_is_told_by_layer():
+    rows = [(layer, f"e{i}", "entity", i < 10 - layer) for layer in (2, 4, 6) for i in range(10)]
+    rows += [(4, f"e{i}", "wrong entity", False) for i in range(10)]
+    frame = pd.DataFrame(rows, columns=["layer", "entity_id", "arm", "correct"])
+    values = deadline_words.reading_values(frame, (4, 6))
+    assert values == {"read_4": "60", "read_6": "40", "n_written": "10"}

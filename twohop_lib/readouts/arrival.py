@@ -7,9 +7,6 @@ backbone's own blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import pandas as pd
 
 from twohop_lib.readouts.layers import first_at_least
@@ -52,73 +49,3 @@ def recalled_by_layer(written: pd.DataFrame, state: int) -> pd.Series:
     """
     entity = written[(written["arm"] == "entity") & (written["state"] == state)]
     return entity.groupby("layer")["correct"].mean()
-
-
-def predicted(arrives: int | None, recalled: pd.Series, floor: float, state: int) -> float:
-    """The share of facts that the deadline leaves to an entity that arrives at a layer.
-
-    ``floor`` is the share that comes with nothing written. A state that arrives before the layer
-    it was taken from (``state``) has the whole way ahead.
-    """
-    return floor if arrives is None else float(recalled.get(max(arrives, state), floor))
-
-
-def predictions(
-    likeness: pd.DataFrame, written: pd.DataFrame, answers: pd.DataFrame, state: int
-) -> pd.DataFrame:
-    """Facts by picture, predicted from arrival and the deadline of the same world, and measured.
-
-    ``likeness`` (``model, seed, layer, found``), ``written`` (deadlines of each world's backbone)
-    and ``answers`` (answer records in the conditions identify and by_picture) may be of several
-    models and worlds. Measured on recognised entities; on all, where a model recognises none.
-    Returns ``model, seed, arrives, predicted, measured``, sorted.
-    """
-    rows = []
-    for (model, seed), found in likeness.groupby(["model", "seed"]):
-        own = written[written["seed"] == seed]
-        floor = own.loc[own["arm"] == "nothing", "correct"].mean()
-        arrives = arrival(found)
-        asked = answers[(answers["model"] == model) & (answers["seed"] == seed)]
-        rows.append(
-            {
-                "model": model,
-                "seed": seed,
-                "arrives": arrives,
-                "predicted": predicted(arrives, recalled_by_layer(own, state), floor, state),
-                "measured": _by_picture(asked),
-            }
-        )
-    return pd.DataFrame(rows).astype({"arrives": float})
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How predicted and measured shares agree, over n models; ``worst`` is the row furthest off."""
-
-    mean_off: float
-    worst_off: float
-    worst: pd.Series
-    correlation: float | None
-    n: int
-
-
-def fit(table: pd.DataFrame) -> Fit:
-    """Compare the columns of :func:`predictions`; no correlation over fewer than three models."""
-    off = (table["predicted"] - table["measured"]).abs()
-    return Fit(
-        mean_off=float(off.mean()),
-        worst_off=float(off.max()),
-        worst=table.loc[off.idxmax()],
-        correlation=float(np.corrcoef(table["predicted"], table["measured"])[0, 1])
-        if len(table) > 2
-        else None,
-        n=len(table),
-    )
-
-
-def _by_picture(answers: pd.DataFrame) -> float:
-    named = answers[(answers["condition"] == "identify") & answers["correct"].astype(bool)]
-    asked = answers[answers["condition"] == "by_picture"]
-    if len(named):
-        asked = asked[asked["entity_id"].isin(set(named["entity_id"]))]
-    return float(asked["correct"].mean())

@@ -253,6 +253,59 @@ def _best(frame: pd.DataFrame) -> str:
     return f"{counted(at['correct'].mean(), len(at))} ({int(chosen[0])} → {int(chosen[1])})"
 
 
+def back_patch_table(inside: pd.DataFrame) -> pd.DataFrame:
+    """What back-patching brings back of the facts that are missed without it, as texts.
+
+    The pair of layers is chosen on half of the missed facts and told of the other half.
+    """
+    rows = {}
+    own = inside[inside["experiment"] == "back-patch"]
+    for model, part in own.groupby("model", sort=False):
+        alone = part["source"] == part["layer"]
+        missed = part.loc[alone & ~part["correct"].astype(bool), "question_id"]
+        tried = part[part["question_id"].isin(missed) & ~alone]
+        few = missed.nunique() < 4
+        rows[model] = {
+            "brought back (from → to)": NOT_MEASURED if few else _best(tried),
+            "missed facts (n)": str(missed.nunique()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def conflict_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Whose fact is told, as texts: picture and name agree, and the picture is another's."""
+    asked = answers[answers["condition"] == "full_information"]
+    rows = {}
+    for model, own in asked.groupby("model", sort=False):
+        other = own["view"] == "other"
+        with_own, with_other = own[~other], own[other]
+        rows[model] = {
+            "own picture: the fact": counted(with_own["correct"].mean(), len(with_own)),
+            "another's: the name's fact": counted(with_other["correct"].mean(), len(with_other)),
+            "another's: the picture's": counted(with_other["says_donor"].mean(), len(with_other)),
+            "n": f"{len(with_own)}, {len(with_other)}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def fresh_table(
+    evidence: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],
+    likeness: pd.DataFrame,
+    planted: Mapping[str, str],
+) -> pd.DataFrame:
+    """Verdicts on fresh views, to read, with what is missed on all views and a shuffled control."""
+    facts = evidence[0]
+    verdicts = causes.model_verdicts(*evidence)
+    table = verdict_table(verdicts, planted).set_index("model").drop(columns="seed")
+    always = facts.assign(always=facts["missed"] == 1).groupby("model")["always"]
+    mixed = likeness[likeness["shuffled"].astype(bool)].groupby(["model", "layer"])["found"]
+    chance, n = mixed.mean().groupby("model").max(), mixed.size().groupby("model").max()
+    both = pd.Series({m: counted(x.mean(), len(x)) for m, x in always})
+    table.insert(3, "missed on both", both)
+    table["names dealt out, ever"] = pd.Series({m: counted(chance[m], n[m]) for m in chance.index})
+    return table.rename_axis(None)
+
+
 # --- the prediction ---------------------------------------------------------------------------
 
 

@@ -387,6 +387,19 @@ def of_organisms(
     return facts, found, pd.concat(written, ignore_index=True)
 
 
+def of_views(
+    answers: pd.DataFrame, likeness: pd.DataFrame, inside: pd.DataFrame, state: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The same from the records of ``twohop organism study --causes``.
+
+    Entities are chosen on the first view and measured on the second and the third.
+    """
+    found = likeness[~likeness["shuffled"].astype(bool)]
+    models = list(found[MODEL].drop_duplicates().itertuples(index=False, name=None))
+    facts = facts_of(answers, "first", ["second", "third"])
+    return facts, found, recall_of(inside, state, models)
+
+
 def of_grafts(
     answers: pd.DataFrame, likeness: pd.DataFrame, internals: pd.DataFrame, state: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

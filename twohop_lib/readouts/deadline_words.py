@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twohop_lib.benchmark.schema import Question
 from twohop_lib.readouts import attribution_shares as places
 from twohop_lib.readouts import switch
-from twohop_lib.readouts.arrival import Fit, recalled_by_layer
+from twohop_lib.readouts.arrival import recalled_by_layer
 from twohop_lib.readouts.captions import counted, percent
 from twohop_lib.readouts.layers import around_half, curves
 from twohop_lib.readouts.probes import facts_read_off
@@ -162,6 +162,14 @@ def deadline_values(
     return found | {"deadline": half_gone(written, state).words(1)}
 
 
+def reading_values(written: pd.DataFrame, layers: Sequence[int] = (4, 6)) -> dict[str, str]:
+    """Values to glue: how often the own state gives its fact, written at later layers, and n."""
+    own = written[written["arm"] == "entity"]
+    recalled = own.groupby("layer")["correct"].mean()
+    found = {f"read_{layer}": percent(recalled.get(layer)) for layer in layers}
+    return found | {"n_written": str(own["entity_id"].nunique())}
+
+
 def about_one(written: pd.DataFrame, state: int, n_blocks: int) -> str:
     """A sentence about one model's backbone."""
     start = percent(recalled_by_layer(written, state).iloc[0])
@@ -197,33 +205,6 @@ def what_states_carry(
         rows.append((state, told(on_arrival), told(read), len(read)))
     columns = ["state after", "recalled on arrival", "read off by a probe", "facts probed"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def readable_arrivals(table: pd.DataFrame) -> pd.DataFrame:
-    """Predicted and measured facts by picture, to read."""
-    return pd.DataFrame(
-        {
-            "model": table["model"],
-            "seed": table["seed"],
-            "arrives at": [
-                "never" if pd.isna(layer) else f"{layer:.0f}" for layer in table["arrives"]
-            ],
-            "predicted": table["predicted"].map("{:.0%}".format),
-            "measured": table["measured"].map("{:.0%}".format),
-        }
-    )
-
-
-def prediction_sentence(fit: Fit) -> str:
-    """A sentence: how well the deadline predicts facts by picture, and for whom it is worst."""
-    linked = "" if fit.correlation is None else f"r = {fit.correlation:.2f} "
-    return (
-        "Read off at the layer where each organism's picture becomes name-like, the deadline "
-        f"predicts the facts it answers by picture within {100 * fit.mean_off:.0f} points on "
-        f"average ({linked}over {fit.n} organisms in three worlds); it is furthest off, by "
-        f"{100 * fit.worst_off:.0f} points, for {fit.worst['model']} (seed "
-        f"{int(fit.worst['seed'])})."
-    )
 
 
 # --- attribution against the truth ------------------------------------------------------------
