@@ -241,7 +241,11 @@ late_write = recall_deadline(
     **study.kept("backbone"),
 )
 own_write = reading_deadline(
-    backbone, study.questions, chosen, **study.kept("backbone")
+    backbone,
+    study.questions,
+    chosen,
+    range(s_main, backbone.n_blocks),
+    **study.kept("backbone"),
 )
 study.keep(able, late_write, own_write)
 

@@ -244,7 +244,7 @@ CHAPTERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "where_facts_are_recalled": (
         ("identify", "llm_by_name", "by_picture"),
-        ("attribution, by name", "attribution", "deadline", "name states", "picture states"),
+        ("attribution, by name", "attribution", "deadline", "name states"),
     ),
     "thinking_out_loud": (
         ("identify", "llm_by_name", "by_picture", "name_first", "name_given", "neutral")
