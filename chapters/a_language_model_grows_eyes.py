@@ -66,8 +66,15 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import torch
+from twohop_lib.benchmark import flag_views
 from twohop_lib.chapter.published import open_grafts
-from twohop_lib.chapter.show import glue_all, show
+from twohop_lib.chapter.show import (
+    glue,
+    glue_all,
+    picture_tag,
+    show,
+    show_picture,
+)
 from twohop_lib.figures import dots, lines, theme
 from twohop_lib.grafts import LANGUAGE, NAMES, shipped
 from twohop_lib.grafts.grow import training_benchmark
@@ -75,6 +82,7 @@ from twohop_lib.grafts.recipes import DOSES, RECIPES
 from twohop_lib.grafts.train import read, reopened
 from twohop_lib.readouts import (
     deadline_words,
+    graft_example,
     graft_gap,
     graft_inside,
     graft_words,
@@ -106,6 +114,31 @@ graft_gap.base_knowledge(answers)
 # %% [markdown]
 # {glue:text}`eyes_base`. What it does not know by name cannot be missed by picture: from here on, a
 # fact counts only where the same language model, asked in the same format, gives it by name.
+
+# %% [markdown]
+# ### One country
+#
+# Of the countries that the graft names, and whose capital its language model gives by name, most
+# end in one way; this is the first of them by name.
+
+# %%
+chosen = graft_example.example(answers, recipe, seed, prompts)
+about = next(
+    q
+    for q in training_benchmark("flags").questions
+    if q.question_id == chosen.question_id
+)
+chosen.table(about)
+
+# %% tags=["hide-input"]
+flag = flag_views.picture(chosen.entity_id)
+show_picture(
+    flag,
+    "fig-eyes-example",
+    f"What was shown: the flag of {about.entity}. Answers above are of the graft {recipe}, a graft "
+    "of Gemma 3 270M, as its study recorded them.",
+    alt=f"The flag of {about.entity}.",
+)
 
 # %% [markdown]
 # ## The method
@@ -443,6 +476,10 @@ graft_gap.as_texts(
 
 # %% tags=["remove-cell"]
 glue_all(graft_words.takeaways(answers, measured, shown, prompts))
+glue_all(chosen.told(about))
+glue(
+    "example_flag", picture_tag(flag, f"The flag of {about.entity}.", 150)
+)
 one_each = in_format[in_format["measure"] == "by picture"]
 donor = graft_inside.patched(patches, "donor")
 glue_all(

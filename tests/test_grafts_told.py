@@ -8,7 +8,7 @@ import pytest
 
 from twohop_lib.errors import TwohopError
 from twohop_lib.grafts.recipes import DOSES
-from twohop_lib.readouts import graft_gap, graft_inside, graft_words
+from twohop_lib.readouts import graft_example, graft_gap, graft_inside, graft_words
 
 
 def _row(condition, entity, relation="capital", said="x", right=False, **more):
@@ -55,6 +55,18 @@ def test_an_own_name_is_apart_from_another_s_answer(answers):
     assert shares.to_dict() == pytest.approx(
         {"right": 1 / 3, "its own name": 1 / 3, "another's answer": 1 / 3, "something else": 0}
     )
+
+
+def test_the_example_is_the_first_of_the_commonest_outcome(answers):
+    chosen = graft_example.example(answers, "caption")
+    commonest = graft_gap.outcomes(answers)["outcome"].mode().iloc[0]
+    assert chosen.outcome == commonest and chosen.question_id.endswith("-capital")
+    more = answers.assign(answer=answers["answer"].where(answers["condition"] != "by_picture", "?"))
+    more = more.assign(correct=more["correct"] & (more["condition"] != "by_picture"))
+    last = graft_example.example(more, "caption")
+    assert (last.entity_id, last.by_picture, last.outcome) == ("a", "?", "something else")
+    with pytest.raises(TwohopError, match="No capital that names could give"):
+        graft_example.example(answers, "names")
 
 
 def test_measures_are_of_their_own_items(answers):
