@@ -135,9 +135,9 @@ flag = flag_views.picture(chosen.entity_id)
 show_picture(
     flag,
     "fig-eyes-example",
-    f"What was shown: the flag of {about.entity}. Answers above are of the graft {recipe}, a graft "
-    "of Gemma 3 270M, as its study recorded them.",
-    alt=f"The flag of {about.entity}.",
+    f"What was shown. The answers above are of {recipe}, a graft of Gemma 3 270M, as its study "
+    "recorded them.",
+    alt=f"A drawn flag: {about.entity}.",
 )
 
 # %% [markdown]
@@ -478,7 +478,8 @@ graft_gap.as_texts(
 glue_all(graft_words.takeaways(answers, measured, shown, prompts))
 glue_all(chosen.told(about))
 glue(
-    "example_flag", picture_tag(flag, f"The flag of {about.entity}.", 150)
+    "example_flag",
+    picture_tag(flag, f"A drawn flag: {about.entity}.", 150),
 )
 one_each = in_format[in_format["measure"] == "by picture"]
 donor = graft_inside.patched(patches, "donor")
