@@ -7,6 +7,7 @@ under ``_build/``. Nothing is done again while its inputs are unchanged.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -102,6 +103,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]
     )
+
+
+def rehearsed(results: Path) -> dict[str, str]:
+    """What pages say of the families that were rehearsed, and of Colab, from recorded results."""
+    families = json.loads((results / "families.json").read_text(encoding="utf-8"))
+    colab = json.loads((results / "colab.json").read_text(encoding="utf-8"))
+    rows = []
+    for name, of in families.items():
+        wrong = [*of["failed"], *of["unlike_a_session"]]
+        refused = [f"{chapter} ({why})" for chapter, why in of["refused"].items()]
+        verdict = f"{len(of['ran'])} of {len(of['ran']) + len(of['refused'])} chapters"
+        told = "; ".join([*wrong, *refused]) or "–"
+        rows.append([name, f"`{of['class']}`", verdict, told, str(of["seconds"])])
+    held = [f"{name} {of['image']}: {of['left']}" for name, of in colab["held"].items()]
+    return {
+        "families": table(["family", "class", "runs", "refused, and why", "seconds"], rows),
+        "colab": f"{', '.join(held)} on {colab['date']}",
+    }
 
 
 def title(notebook: nbformat.NotebookNode) -> str:
@@ -201,6 +220,7 @@ def stage(root: Path, executed: dict[str, Path]) -> Path:
         "chapters": table(["chapter", "seconds on this machine"], times),
         "versions": table(["package", "version"], [list(kv) for kv in records.versions().items()]),
     }
+    values["rehearsed"] = rehearsed(root / "benchmarks" / "results")
     for page in (out / "book").glob("*.md"):
         text = fill(page.read_text(encoding="utf-8"), values, f"book/{page.name}")
         page.write_text(text, encoding="utf-8")
@@ -232,7 +252,14 @@ def build(root: Path) -> Path:
         TwohopError: a chapter failed, a page asks for an unknown value, or Sphinx warned.
     """
     executed = run_chapters(root)  # their keys hold the library, too
-    inputs = ["book", "_config.yml", "_toc.yml", "pyproject.toml", "requirements.lock"]
+    inputs = [
+        "book",
+        "benchmarks/results",
+        "_config.yml",
+        "_toc.yml",
+        "pyproject.toml",
+        "requirements.lock",
+    ]
     key = inputs_hash([*(root / name for name in inputs), *executed.values()])
     made = root / "_build"
     stamp, index = made / "html.key", made / "html" / "index.html"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tomllib
 from pathlib import Path
 
+import colab
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -27,3 +30,20 @@ def test_what_colab_has_is_enough(held):
 def test_colabs_python_is_one_of_ours():
     version = re.search(r"# python (\S+)", IMAGE)[1]
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{version}.0")
+
+
+def test_what_pip_was_asked_is_on_record():
+    """Made anew by benchmarks/colab.py when a floor or the image changes."""
+    recorded = json.loads(colab.RECORDED.read_text())
+    assert recorded["replaced"] == [] and recorded["packages"] > 100
+    assert {name: of["image"] for name, of in recorded["held"].items()} == colab.image()
+    wanted = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
+    for name, of in recorded["held"].items():
+        assert wanted[canonicalize_name(name)].specifier.contains(of["left"])
+
+
+@pytest.mark.skipif(not os.environ.get("TWOHOP_COLAB"), reason="long, and needs a package index")
+def test_pip_replaces_nothing_on_colab():
+    """Set TWOHOP_COLAB to run it."""
+    found = colab.measure()
+    assert found["replaced"] == [], found["held"]

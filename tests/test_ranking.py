@@ -183,6 +183,21 @@ def test_without_a_picture_rows_share_a_prompt_in_spite_of_cross_attention(world
     assert largest_difference(load_vlm(path("cross")), world, ["by_name"], NAMES) < 1e-4
 
 
+def test_a_picture_that_was_shown_before_shifts_no_words(world, tmp_path, monkeypatch):
+    """Qwen-VL models keep how far a picture shifts positions, row by row, until the next one."""
+    vlm = load_vlm(build_family("qwen3_vl", tmp_path).vlm)
+    few = world.some(1).questions[:3]
+    prompts = [build("by_picture", q, vlm.tokenizer, "written") for q in few]
+    score(vlm, prompts, [world.image(q) for q in few], ["Aldric"] * 3, 3)
+    shared_only(monkeypatch)
+    assert largest_difference(vlm, world, ["by_name"], NAMES) < 1e-3
+
+
+def test_linear_attention_is_ranked_in_whole_runs(world, tmp_path):
+    vlm = load_vlm(build_family("qwen3_5", tmp_path).vlm)
+    assert largest_difference(vlm, world, ["by_name"], NAMES[:3]) < 1e-3
+
+
 def test_where_rows_cannot_share_a_prompt_whole_runs_are_made(world, tmp_path):
     vlm = load_vlm(build_family("mllama", tmp_path).vlm)
     prompt = build("by_picture", world.questions[0], vlm.tokenizer, "written")

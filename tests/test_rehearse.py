@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
+import families
 import pytest
 
 from tests.zoo import CHECKED, build
@@ -14,6 +16,8 @@ from twohop_lib.rerun import rehearse as rehearsal
 from twohop_lib.rerun.rehearse import CHAPTERS, EXPERIMENTS, rehearse
 from twohop_lib.rerun.run import chapters_folder, rerunnable
 
+#: Linear attention has no edges to cut.
+REFUSED = {"qwen3_5": {"attention_knockout", "thinking_out_loud"}}
 QUICK = {"split": "test", "wording": "standard", "max_entities": 12}
 
 
@@ -82,6 +86,16 @@ def test_what_a_chapter_would_refuse_is_refused_with_the_reason(world, tmp_path)
     assert "leave this chapter out" in found.refused["forward_freezing"]
 
 
+def test_every_family_is_on_record():
+    """Made anew by benchmarks/families.py when a chapter runs other experiments, or in others."""
+    recorded = json.loads(families.RECORDED.read_text())
+    assert list(recorded) == list(CHECKED)
+    for name, of in recorded.items():
+        assert of["failed"] == [] and of["unlike_a_session"] == [], name
+        assert set(of["refused"]) == REFUSED.get(name, set()), name
+        assert set(of["ran"]) | set(of["refused"]) == set(CHAPTERS), name
+
+
 @pytest.mark.skipif(not os.environ.get("TWOHOP_ALL_FAMILIES"), reason="long: a nightly run")
 @pytest.mark.parametrize("name", CHECKED)
 def test_every_experiment_runs_on_every_family(name, world, tmp_path):
@@ -90,7 +104,5 @@ def test_every_experiment_runs_on_every_family(name, world, tmp_path):
     found = rehearse(
         load_pair(made.vlm, made.llm), world, rerunnable(chapters_folder()), "quick", fixed=0
     )
-    # Linear attention has no edges to cut.
-    refused = {"qwen3_5": {"attention_knockout", "thinking_out_loud"}}
-    assert set(found.refused) == refused.get(name, set()), found.refused
+    assert set(found.refused) == REFUSED.get(name, set()), found.refused
     assert set(found.seconds) | set(found.refused) == set(CHAPTERS)

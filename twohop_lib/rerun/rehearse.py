@@ -6,6 +6,7 @@ the questions that it asks at the chosen profile, and from the speed measured he
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ from twohop_lib.readouts.states import image_states, name_states
 from twohop_lib.rerun.run import PROFILES
 from twohop_lib.runs.conditions import CONDITIONS
 from twohop_lib.runs.evaluate import evaluate
+from twohop_lib.runs.rank import answers_of, rank
 
 #: Entities that speed is measured on, prompts that are answered at once for it, and the seconds
 #: behind which one entity must do.
@@ -154,6 +156,14 @@ def _attributed(by: str) -> Experiment:
     return (lambda stage: stage.pairs("fact", True)[:ATTRIBUTED]), run
 
 
+def _ranked(stage: Stage, items: Sequence[Question]) -> Any:
+    # A model that cannot be ranked is told of on the page, and its page is made.
+    with contextlib.suppress(TwohopError):
+        asked = replace(stage.benchmark, questions=tuple(items))
+        offered = answers_of(stage.everyone)
+        return rank(stage.pair.vlm, stage.pair.backbone, asked, ["by_name", "by_picture"], offered)
+
+
 #: Experiments, by the name that :data:`CHAPTERS` gives them.
 EXPERIMENTS: dict[str, Experiment] = {
     "cross-patch": _crossed("identify"),
@@ -208,6 +218,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _questions,
         lambda stage, items: lens.logit_lens(stage.engine, stage.benchmark, items),
     ),
+    "ranking": (lambda stage: stage.benchmark.questions, _ranked),
     "name given": (
         _questions,
         lambda stage, items: given_name(stage.engine, stage.benchmark, items),
@@ -219,7 +230,7 @@ CHAPTERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "the_gap": (
         ("llm_by_name", "identify", "by_name", "by_picture", "blank_by_name", "blank_by_picture")
         + ("full_information", "name_first"),
-        (),
+        ("ranking",),
     ),
     "when_the_picture_becomes_a_name": (
         ("identify", "llm_by_name", "by_picture"),

@@ -145,11 +145,16 @@ def _behind(
     own = model.tokenizer(before, **special_tokens(model, before))["input_ids"]
     # A tokenizer may join the prompt's last tokens to an answer's first: those are run again.
     again = len(own) - shared
+    for part in model.model.modules():
+        # What Qwen-VL models remember of an earlier picture would shift the words behind this one.
+        if hasattr(part, "rope_deltas"):
+            part.rope_deltas = None
     n = inputs["input_ids"].shape[1] - again
     out = model.model(**prefix.keeping(model.model, inputs, again + 1), use_cache=True)
     sharing = f"Rows cannot share a prompt's keys and values in this {type(model.model).__name__}"
     with as_unsupported(sharing):
-        layers = [(x.keys, x.values) for x in out.past_key_values.layers]
+        layers = out.past_key_values.layers
+    layers = [(getattr(x, "keys", None), getattr(x, "values", None)) for x in layers]
     if any(keys is not None and keys.ndim != 4 for keys, _ in layers):
         raise UnsupportedSite(f"{sharing} (linear attention).")
     kept = [None if k is None else (k[:, :, :n], v[:, :, :n]) for k, v in layers]

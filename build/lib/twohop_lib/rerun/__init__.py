@@ -1,0 +1,1 @@
+"""The chapters, executed with papermill for one model."""

@@ -1,0 +1,1 @@
+"""Asking models: batched answers and scores, whole evaluations, a store that resumes."""

@@ -1,0 +1,1 @@
+"""Right or wrong: normalisation, leaks of a name into a text, the matching rules."""

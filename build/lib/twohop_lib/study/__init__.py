@@ -1,0 +1,1 @@
+"""Many models measured in one go."""
