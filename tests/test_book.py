@@ -144,6 +144,7 @@ def small(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    shutil.copytree(ROOT / "benchmarks" / "results", root / "benchmarks" / "results")
     (root / "book" / "intro.md").write_text(INTRO)
     (root / "book" / "status.md").write_text(STATUS)
     (root / "chapters" / "demo.py").write_text(CHAPTER.replace("= HOSTILE", f"= {HOSTILE!r}"))
@@ -162,12 +163,19 @@ def html(small) -> Path:
 
 def test_the_checkout_stays_clean(small):
     assert {p.name for p in small.iterdir()} == {
-        *("_build", "_config.yml", "_toc.yml", "book", "chapters"),
+        *("_build", "_config.yml", "_toc.yml", "benchmarks", "book", "chapters"),
         *("pyproject.toml", "requirements.lock"),
     }
     assert {p.name for p in (small / "chapters").iterdir()} == {"demo.py", "demo.ipynb"}
     assert not (small / "book" / "_static" / "vega.js").exists()
     assert yaml.safe_load((small / "_config.yml").read_text())["repository"]["url"] == ""
+
+
+def test_families_and_colab_are_told_from_what_was_recorded():
+    told = build.rehearsed(ROOT / "benchmarks" / "results")
+    row = next(ln for ln in told["families"].splitlines() if ln.startswith("| qwen3_5 |"))
+    assert "6 of 8 chapters" in row and "Attention edges cannot be cut" in row
+    assert "torch 2.11.*: 2.11." in told["colab"]
 
 
 def test_no_page_of_the_small_book_has_a_fault(html):
