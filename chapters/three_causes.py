@@ -26,6 +26,11 @@
 #
 # - In worlds that no choice was made on, the planted cause is found in {glue:text}`found_right`;
 #   {glue:text}`confused`.
+# - The state itself bears the rules out. Written where a name would stand in a question without a
+#   picture, *cross*'s late state gives {glue:text}`cross_stands` of facts where it stands and
+#   {glue:text}`cross_early` written early; *late*'s, which is foreign, {glue:text}`late_early`; that
+#   of *naming*, which answers everything with the name, {glue:text}`naming_in_time`
+#   (n = {glue:text}`n_moved` houses each, world 0).
 # - Two deadlines, not one: where a backbone is made to read names later, the last layer at which
 #   its own state is still read moves from {glue:text}`read_before` to {glue:text}`read_after`. A
 #   state after one block is by then worth {glue:text}`stale` of facts, the own state
@@ -89,6 +94,7 @@ from twohop_lib.models.loading import load_vlm
 from twohop_lib.organisms import path
 from twohop_lib.organisms.recipes import CAUSES
 from twohop_lib.readouts import cause_words, causes
+from twohop_lib.readouts.captions import n_range
 from twohop_lib.readouts.switch import curve
 from twohop_lib.readouts.tables import counted_table
 from twohop_lib.records import read_frame
@@ -296,7 +302,7 @@ foretold = causes.left_out(margins)
 show(
     dots.predicted_measured(
         foretold[foretold["predictor"] == "margin"].assign(seed=0),
-        "Arrival foretells a recipe's share of facts, roughly",
+        cause_words.foretold_title(foretold),
     ),
     "fig-left-out",
     "Facts by picture, foretold from the margins of arrival by a fit on all other recipes, against "
@@ -320,19 +326,29 @@ cause_words.other_rules(later, CAUSES)
 # Does likeness hold on fresh drawings, at any position? In world 0, on houses of the dev split, the
 # organisms that ship were measured anew: houses are chosen on one drawing and their facts asked on
 # two others; likeness is sought at every position of the picture and every layer of the name. With
-# the names dealt out at random (last column) hardly any is found. A good part of the facts fails
-# on both drawings: what is missed is not the noise of one.
+# the names dealt out at random (last column) hardly any is found. What fails on both drawings is not
+# the noise of one. Two more stand beside them: `early`, gone on with for a few steps. In those of
+# *unread*, another house's state stands at the last position wherever a fact is asked, so that it
+# learns not to rely on it; in those of *naming*, every question about a picture is answered with
+# the name.
 
 # %%
+likeness = study_records("causes_likeness", organisms, seed=0)
 fresh = causes.of_views(
     study_records("causes_answers", organisms, seed=0),
-    study_records("causes_likeness", organisms, seed=0),
+    likeness,
     study_records("causes_inside", ["backbone"], seed=0),
     state,
 )
-cause_words.fresh_table(
-    fresh, study_records("causes_likeness", organisms, seed=0), CAUSES
-)
+cause_words.fresh_table(fresh, likeness, CAUSES)
+
+# %% [markdown]
+# Both were also asked for the colour of the border, which needs no recall. That tells a missed fact
+# from an answer that would be the name whatever was asked.
+
+# %%
+asked_anew = study_records("causes_answers", organisms, seed=0)
+cause_words.control_table(asked_anew, ["unread", "naming"])
 
 # %% [markdown]
 # And is a state that is like its name usable? The transplant of the method, on the same houses: what
@@ -342,7 +358,8 @@ cause_words.fresh_table(
 
 # %%
 tried = study_records("causes_inside", organisms, seed=0)
-cause_words.transplant_table(tried, recall=3)
+moved = cause_words.transplant_table(tried, recall=3)
+moved
 
 # %% [markdown]
 # Patching a later state back into the model's own run (*Patching recall*) says the same, on the
@@ -352,18 +369,26 @@ cause_words.transplant_table(tried, recall=3)
 cause_words.back_patch_table(tried)
 
 # %% [markdown]
+# What the backbone's MLPs add at the name, written over the whole picture: of later and later
+# blocks, and what blocks 0 and 1 add written further up. The recall that *foreign* and *late* lack
+# can be lent to them, as long as it is lent early; *unread* does not read what is lent.
+
+# %%
+cause_words.window_table(tried)
+
+# %% [markdown]
 # Where name and picture are both given and disagree, whose fact is told? A picture that overrides
 # the name is one that is read.
 
 # %%
-cause_words.conflict_table(
-    study_records("causes_answers", organisms, seed=0)
-)
+cause_words.conflict_table(asked_anew)
 
 # %% tags=["remove-cell"]
 glue("found_right", cause_words.found_right(held, CAUSES))
 glue("confused", cause_words.confused(held, CAUSES))
 glue_all(cause_words.deadline_values(inside))
+glue_all(cause_words.transplant_values(moved))
+glue("n_moved", n_range(moved["n"].astype(int) // 2))
 glue("graft_seeds", cause_words.seeds_words(on_grafts))
 glue("graft_verdicts", cause_words.by_recipe(on_grafts))
 glue("within", cause_words.within(foretold))
@@ -379,10 +404,11 @@ glue("within", cause_words.within(foretold))
 #
 # **Limits.** The planted causes are cruder than those of published models are likely to be. *Late*
 # and *none* are planted by the very state that likeness looks for, so that finding them shows that
-# the instrument works, not that such causes are common. *Named instead* is planted in no organism
-# whose records are here. Only one backbone with deadlines set apart was measured, in the world that
-# choices were made on. Likeness on a published model has no fitted map, for want of entities: a
-# linear map might find names where nearness does not.
+# the instrument works, not that such causes are common. `unread` and `naming` were planted in world
+# 0 alone, and all that was patched here is of that world. One backbone was made to *read* later;
+# that the recall deadline moves when names are *enriched* elsewhere was not shown, nor a model with
+# image tokens that is late. Likeness on a published model has no fitted map, for want of entities:
+# a linear map might find names where nearness does not.
 
 # %% [markdown]
 # ## Try it yourself

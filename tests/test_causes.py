@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from twohop_lib.chapter.study import study_records
+from twohop_lib.figures import heat
 from twohop_lib.grafts import STUDY as GRAFTS
 from twohop_lib.organisms.recipes import CAUSES as PLANTED_IN
 from twohop_lib.readouts import cause_words, causes
@@ -214,3 +215,64 @@ def test_the_shipped_grafts_have_a_verdict_in_every_seed_they_were_measured_in()
     assert set(verdicts["verdict"]) <= set(causes.CAUSES)
     caption = verdicts[verdicts["model"] == "caption"]
     assert set(caption["verdict"]) == {"named instead"}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The records of ``twohop organism study --causes``."""
+    names = list(PLANTED_IN)
+    kinds = ("answers", "likeness", "inside")
+    return {kind: study_records(f"causes_{kind}", names, seed=0) for kind in kinds}
+
+
+def test_the_shipped_views_give_each_planted_cause_on_the_world_for_choosing(measured):
+    written = study_records("causes_inside", ["backbone"], seed=0)
+    evidence = causes.of_views(measured["answers"], measured["likeness"], written, 2)
+    verdicts = causes.model_verdicts(*evidence, draws=20).set_index("model")["verdict"]
+    assert verdicts.to_dict() == {name: PLANTED_IN[name] for name in verdicts.index}
+    assert {"none", "foreign", "late", "unread", "named instead"} == set(verdicts)
+    table = cause_words.fresh_table(evidence, measured["likeness"], PLANTED_IN)
+    assert table.loc["late", "missed on both"].endswith("%")
+
+
+def test_patching_agrees_with_the_verdicts_that_do_not_know_of_it(measured):
+    moved = cause_words.transplant_table(measured["inside"], recall=3)
+    values = cause_words.transplant_values(moved)
+    share = {key: int(told.split()[0]) for key, told in values.items()}
+    assert share["cross_early"] > 80 > 60 > share["cross_stands"]  # late
+    assert share["late_early"] < 10 and share["late_in_time"] < 10  # foreign
+    assert share["early_in_time"] > 60 and share["naming_in_time"] > 60
+    back = cause_words.back_patch_table(measured["inside"])
+    assert back.loc["cross", "brought back (from → to)"].startswith("8")
+    assert back.loc["late", "brought back (from → to)"].startswith("0 %")
+    assert back.loc["early", "brought back (from → to)"] == "–"  # two facts are missed
+    windows = cause_words.window_table(measured["inside"])
+    assert windows.loc["late", "blocks 0–1"] > windows.loc["late", "blocks 0–1 at 4"]
+    told = cause_words.conflict_table(measured["answers"])
+    assert told.loc["late", "another's: the picture's"] == "0 %"
+
+
+def test_the_deadlines_of_the_two_backbones_are_told(measured):
+    inside = study_records("causes_inside", ["backbone", "enriched-3-read-6"], seed=0)
+    found = causes.deadlines(inside)
+    own = found[found["which"] == causes.OWN].set_index("model")["at"]
+    assert own["enriched-3-read-6"] > own["backbone"]
+    assert str(own["enriched-3-read-6"]) in cause_words.deadline_title(inside)
+    assert set(cause_words.deadline_values(inside)) == {
+        *("read_before", "read_after", "stale", "fresh")
+    }
+    assert len(cause_words.deadline_table(found)) == 2
+    assert cause_words.deadline_lines(inside)["line"].nunique() == 4
+
+
+def test_the_figure_of_confusion_says_what_it_shows():
+    verdicts = pd.DataFrame({"model": ["a", "b"], "seed": 1, "verdict": ["late", "unread"]})
+    planted = {"a": "late", "b": "late"}
+    title = cause_words.confusion_title(verdicts, planted)
+    chart = heat.confusion(causes.confusion(verdicts, planted), title).to_dict()
+    assert "late found as unread: 1 of 2" in chart["description"]
+    assert "1 of 2 models" in title
+    told = verdicts.assign(certain=[1.0, 0.6], otherwise=["", "late"])
+    assert cause_words.confused(told, planted) == (
+        "b of world 1 (late) is found unread or late (60 % of draws)"
+    )

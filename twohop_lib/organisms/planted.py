@@ -78,7 +78,10 @@ def last_positions(shown: torch.Tensor) -> torch.Tensor:
 
 
 def asks_fact(document: corpus.Document) -> bool:
-    """Is a fact about the picture the last thing that is answered?"""
+    """Is a fact about the picture the last thing that is answered?
+
+    A border whose colour is what the house trades in counts, too.
+    """
     shown = document.picture
     if shown is None or isinstance(shown, str):
         return False

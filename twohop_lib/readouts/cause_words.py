@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from twohop_lib.readouts import causes
 from twohop_lib.readouts.captions import NOT_MEASURED, counted, listed, n_range, percent
 from twohop_lib.readouts.causes import CAUSES, MODEL, RULES
+from twohop_lib.readouts.tables import counted_table, share_words
 from twohop_lib.stats import proportion_interval
 
 #: Below this share of equal draws a verdict is told with the other one that it might be.
@@ -243,6 +245,20 @@ def transplant_table(inside: pd.DataFrame, recall: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def transplant_values(table: pd.DataFrame) -> dict[str, str]:
+    """Values to glue of :func:`transplant_table`: ``cross_stands``, ``cross_early`` and so on.
+
+    What the state gives where it stands (behind the recall deadline; ``_in_time`` before it) and
+    written early, without the layers.
+    """
+    names = dict(zip(table.columns, ("in_time", "stands", "early"), strict=False))
+    return {
+        f"{model}_{short}": table.loc[model, column].partition(" (")[0]
+        for model in table.index
+        for column, short in names.items()
+    }
+
+
 def _best(frame: pd.DataFrame) -> str:
     """The share at the place that is best on every second entity, of the others."""
     ids = list(dict.fromkeys(frame["entity_id"]))
@@ -272,6 +288,40 @@ def back_patch_table(inside: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def window_table(inside: pd.DataFrame) -> pd.DataFrame:
+    """Facts right after MLP patches over the whole picture, by window and height, as texts.
+
+    ``inside`` are records of :func:`~twohop_lib.interventions.mlp_patch.mlp_patch` with its sliding
+    patches: what the backbone's MLPs add at the name, block by block, or written further up.
+    """
+    own = inside[inside["experiment"] == "mlp-patch"]
+    own = own.astype(dict.fromkeys(("start", "stop", "layer"), "Int64"))
+    window = own["start"].astype(str) + "–" + (own["stop"] - 1).astype(str)
+    kind = pd.Series(
+        np.select(
+            [
+                own["method"].eq("mlp"),
+                own["method"].eq("mlp later"),
+                own["method"].eq("residual stream"),
+            ],
+            [
+                "blocks " + window,
+                "blocks " + window + " at " + own["layer"].astype(str),
+                "stream of " + own["layer"].astype(str),
+            ],
+            own["method"],
+        ),
+        own.index,
+    )
+    streams = kind.str.startswith("stream") | kind.eq("wrong residual")
+    rows = own.assign(patch=kind)[~streams]
+    table = counted_table(rows, "model", "patch", words=share_words(0))
+    first = ["unpatched", *(c for c in table.columns if c != "unpatched")]
+    return table[first].assign(
+        n=[str(n) for n in rows.groupby("model")["question_id"].nunique()[table.index]]
+    )
+
+
 def conflict_table(answers: pd.DataFrame) -> pd.DataFrame:
     """Whose fact is told, as texts: picture and name agree, and the picture is another's."""
     asked = answers[answers["condition"] == "full_information"]
@@ -285,6 +335,21 @@ def conflict_table(answers: pd.DataFrame) -> pd.DataFrame:
             "another's: the picture's": counted(with_other["says_donor"].mean(), len(with_other)),
             "n": f"{len(with_own)}, {len(with_other)}",
         }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def control_table(answers: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Questions about the picture that need no recall: right, and answered with the name."""
+    found = causes.controls_of(answers, ["second"]).set_index("model")
+    rows = {
+        model: {
+            "border: right": counted(found.loc[model, "right"], found.loc[model, "n_items"]),
+            "border: own name": counted(found.loc[model, "says_name"], found.loc[model, "n_items"]),
+            "n": str(found.loc[model, "n_items"]),
+        }
+        for model in models
+        if model in found.index
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -321,6 +386,16 @@ def prediction_table(left_out: pd.DataFrame) -> pd.DataFrame:
         cells |= {f"Brier, {r.predictor}": f"{r.brier:.2f}" for r in own.itertuples()}
         rows.append(cells | {"n": str(own["n"].iloc[0])})
     return pd.DataFrame(rows)
+
+
+def foretold_title(left_out: pd.DataFrame, predictor: str = "margin") -> str:
+    """A title: how far recipes' shares of facts are from what the other recipes foretell."""
+    own = left_out[left_out["predictor"] == predictor]
+    off = (own["predicted"] - own["measured"]).abs()
+    return (
+        f"Arrival foretells a recipe's share of facts within {percent(off.mean())} points on "
+        f"average, {percent(off.max())} at most"
+    )
 
 
 def within(left_out: pd.DataFrame, predictor: str = "margin") -> str:
