@@ -99,6 +99,7 @@ def unit(name: str, seed: int, cache: Path) -> dict[str, pd.DataFrame]:
     measured = ("inside",) if name in BACKBONES else ("answers", "inside", "likeness")
     key = {
         "weights": cards.weights_hash(folder / name),
+        "code": records.content_hash([Path(__file__)]),
         "seed": seed,
     }
     work = cache / "measured"
