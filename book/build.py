@@ -149,7 +149,11 @@ def fill(page: str, values: dict[str, dict[str, str]], where: str) -> str:
 def still(spec: dict[str, Any]) -> str:
     """A chart's specification drawn as SVG, for readers without JavaScript."""
     fixed = theme.fixed(spec, STILL_WIDTH)
-    return vl_convert.vegalite_to_svg(fixed, vl_version=vega_lite())
+    try:
+        return vl_convert.vegalite_to_svg(fixed, vl_version=vega_lite())
+    except ValueError as error:
+        what = spec.get("description", "without a description")
+        raise TwohopError(f"A figure cannot be drawn: {what} ({error})") from error
 
 
 def vega_lite() -> str:

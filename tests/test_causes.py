@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 
 from twohop_lib.chapter.study import study_records
-from twohop_lib.figures import heat
+from twohop_lib.figures import heat, theme
 from twohop_lib.grafts import STUDY as GRAFTS
 from twohop_lib.organisms.recipes import CAUSES as PLANTED_IN
 from twohop_lib.readouts import cause_words, causes
@@ -270,6 +271,7 @@ def test_the_figure_of_confusion_says_what_it_shows():
     planted = {"a": "late", "b": "late"}
     title = cause_words.confusion_title(verdicts, planted)
     chart = heat.confusion(causes.confusion(verdicts, planted), title).to_dict()
+    assert "<svg" in vl_convert.vegalite_to_svg(theme.fixed(chart, 600))
     assert "late found as unread: 1 of 2" in chart["description"]
     assert "1 of 2 models" in title
     told = verdicts.assign(certain=[1.0, 0.6], otherwise=["", "late"])

@@ -102,7 +102,6 @@ def confusion(frame: pd.DataFrame, title: str) -> AnyChart:
     rows = theme.tidy(frame, ["planted", "found"], ["n", "of"])
     rows["share"] = rows["n"] / rows["of"]
     rows["label"] = rows["n"].astype(int).astype(str)
-    rows["ink"] = rows["share"].map(lambda share: theme.PAPER if share > 0.5 else theme.INK)
     planted = list(dict.fromkeys(rows["planted"]))
     order = [*planted, *(c for c in dict.fromkeys(rows["found"]) if c not in planted)]
     colour = alt.Color(
@@ -115,7 +114,8 @@ def confusion(frame: pd.DataFrame, title: str) -> AnyChart:
         color=colour, tooltip=["planted:N", "found:N", "n:Q", "of:Q"]
     )
     text = base.mark_text(fontSize=13).encode(
-        text="label:N", color=alt.Color("ink:N", scale=None, legend=None)
+        text="label:N",
+        color=alt.condition("datum.share > 0.5", alt.value(theme.PAPER), alt.value(theme.INK)),
     )
     said = "; ".join(
         f"{r.planted} found as {r.found}: {int(r.n)} of {int(r.of)}"
