@@ -194,7 +194,7 @@ held = cause_words.held_out(verdicts, dev=[0])
 #
 # ### When pictures become like names
 #
-# {numref}`fig-likeness` has the likeness that the rules read, in the worlds that were used for no
+# {numref}`fig-causes-likeness` has the likeness that the rules read, in the worlds that were used for no
 # choice.
 
 # %% tags=["hide-input"]
@@ -208,7 +208,7 @@ show(
         y_title="Unseen names found (%)",
         x_title="Layer (blocks of the backbone below)",
     ),
-    "fig-likeness",
+    "fig-causes-likeness",
     "Houses whose image state, mapped to the backbone's name states by a map fitted on other "
     f"houses, is nearest to their own name. n = {n_houses.max()} houses for each model and world, "
     "two worlds. Bands: 95 % intervals from resampling houses.",
@@ -217,14 +217,14 @@ show(
 # %% [markdown]
 # ### What was planted, and what is found
 #
-# {numref}`fig-confusion` is of models; the table below it of missed facts, each judged by its own
+# {numref}`fig-causes-confusion` is of models; the table below it of missed facts, each judged by its own
 # picture.
 
 # %% tags=["hide-input"]
 table = causes.confusion(held, CAUSES)
 show(
     heat.confusion(table, cause_words.confusion_title(held, CAUSES)),
-    "fig-confusion",
+    "fig-causes-confusion",
     "Models by the cause that was planted and the one that was found, in worlds that no choice was "
     f"made on. n = {len(held)} models, of {held['model'].nunique()} recipes.",
 )
@@ -242,7 +242,7 @@ cause_words.item_table(missed_in, CAUSES)
 # In the organisms' backbones names are enriched and read at about the same depth, so the two
 # deadlines fall together, and writing late cannot say which of them was missed. So one more
 # backbone was trained (*read from 6*), in which words behind a name may read it from block 6 on
-# only, in most documents ({numref}`fig-deadlines`). A state after one block has most of the recall
+# only, in most documents ({numref}`fig-causes-deadlines`). A state after one block has most of the recall
 # still ahead of it; the own state has missed nothing.
 
 # %% tags=["hide-input"]
@@ -257,7 +257,7 @@ show(
         x_title="Layer at which the state is written",
         group="line",
     ),
-    "fig-deadlines",
+    "fig-causes-deadlines",
     "Facts that come when a state of the named run is written over a placeholder, in two backbones "
     f"of one world. n = {lines_of['entity_id'].nunique()} houses, one fact each. "
     "Bands: 95 % intervals from resampling houses.",
@@ -293,7 +293,7 @@ cause_words.item_table(graft_items)
 #
 # If arrival decides, then how many layers a picture arrives before the recall deadline (*margin*)
 # should foretell which facts come. A logistic regression is fitted on all recipes but one and tried
-# on that one ({numref}`fig-left-out`), beside a predictor that knows only whether the picture
+# on that one ({numref}`fig-causes-left-out`), beside a predictor that knows only whether the picture
 # arrives *in time*, and one that knows the other recipes' share alone (*base rate*).
 
 # %% tags=["hide-input"]
@@ -304,7 +304,7 @@ show(
         foretold[foretold["predictor"] == "margin"].assign(seed=0),
         cause_words.foretold_title(foretold),
     ),
-    "fig-left-out",
+    "fig-causes-left-out",
     "Facts by picture, foretold from the margins of arrival by a fit on all other recipes, against "
     f"those measured; two worlds. n = {foretold['n'].min()} facts or more for each of "
     f"{foretold['model'].nunique()} recipes.",

@@ -447,6 +447,7 @@ glue_all(deadline_words.check_values(checks))
 glue_all(deadline_words.deadline_values(late_write, s_main))
 glue_all(deadline_words.reading_values(own_write))
 glue("head_block", BACKBONE.head_block)
+glue("answers_cut", study.answers_cut)
 glue("model_asked", study.subject)
 glue(
     "model_deadline",

@@ -334,6 +334,17 @@ def test_faults_are_found(broken, told):
     assert any(told in fault for fault in faults(BeautifulSoup(broken, "html.parser")))
 
 
+def test_a_figure_s_name_is_of_one_chapter_alone_and_quoted_values_are_glued():
+    names: dict[str, str] = {}
+    for chapter in sorted((build.ROOT / "chapters").glob("*.py")):
+        text = chapter.read_text(encoding="utf-8")
+        for name in set(re.findall(r'^ *"(fig-[a-z0-9-]+)",$', text, re.M)):
+            assert names.setdefault(name, chapter.name) == chapter.name
+        if "{glue:text}`answers_cut`" in text:
+            assert 'glue("answers_cut"' in text, chapter.name
+    assert len(names) > 20
+
+
 def test_no_page_of_the_book_itself_has_a_fault():
     html = ROOT / "_build" / "html"
     if not (html / "index.html").exists():
