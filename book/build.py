@@ -26,7 +26,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from twohop_lib import records
-from twohop_lib.chapter.pages import bookify, glued, literal
+from twohop_lib.chapter.pages import bookify, glued, literal, small_pictures
 from twohop_lib.errors import TwohopError
 from twohop_lib.figures import theme
 from twohop_lib.grafts import shipped
@@ -216,6 +216,7 @@ def stage(root: Path, executed: dict[str, Path]) -> Path:
     for name, path in executed.items():
         notebook = nbformat.read(path, as_version=4)
         values[name] = {key: literal(value) for key, value in glued(notebook).items()}
+        values[name] |= small_pictures(notebook)
         seconds = notebook.metadata["twohop"]["seconds"]
         times.append([f"[{title(notebook)}](../chapters/{name})", f"{seconds:.0f}"])
         mark_texts(bookify(notebook, still))

@@ -68,13 +68,7 @@ import pandas as pd
 import torch
 from twohop_lib.benchmark import flag_views
 from twohop_lib.chapter.published import open_grafts
-from twohop_lib.chapter.show import (
-    glue,
-    glue_all,
-    picture_tag,
-    show,
-    show_picture,
-)
+from twohop_lib.chapter.show import glue_all, show, show_picture
 from twohop_lib.figures import dots, lines, theme
 from twohop_lib.grafts import LANGUAGE, NAMES, shipped
 from twohop_lib.grafts.grow import training_benchmark
@@ -477,10 +471,6 @@ graft_gap.as_texts(
 # %% tags=["remove-cell"]
 glue_all(graft_words.takeaways(answers, measured, shown, prompts))
 glue_all(chosen.told(about))
-glue(
-    "example_flag",
-    picture_tag(flag, f"A drawn flag: {about.entity}.", 150),
-)
 one_each = in_format[in_format["measure"] == "by picture"]
 donor = graft_inside.patched(patches, "donor")
 glue_all(

@@ -35,7 +35,7 @@
 #   its own state is still read moves from {glue:text}`read_before` to {glue:text}`read_after`. A
 #   state after one block is by then worth {glue:text}`stale` of facts, the own state
 #   {glue:text}`fresh`.
-# - *Grafts of Gemma 3 270M* miss facts for different reasons, {glue:text}`graft_seeds`.
+# - *Grafts of Gemma 3 270M* miss facts for different reasons, {glue:text}`graft_seeds`; seeds in brackets.
 #   {glue:text}`graft_verdicts`.
 # - What arrival cannot do: within a recipe it does not say *which* facts come (AUROC
 #   {glue:text}`within`, where .5 is chance). It tells recipes apart, not houses.

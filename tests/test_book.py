@@ -23,7 +23,7 @@ build = sys.modules["book_build"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(build)
 
 INTRO = (
-    "# A small book\n\nIt is {{ demo.answer }}, see {numref}`fig-line`.\n\n"
+    "# A small book\n\nIt is {{ demo.answer }}, see {numref}`fig-line`.\n\n{{ demo.fig_red }}\n\n"
     "| said | by |\n|---|---|\n| {{ demo.hostile }} | it |\n"
 )
 STATUS = "# Status\n\n{{ status.chapters }}\n\n{{ status.versions }}\n"
@@ -208,6 +208,7 @@ def test_computed_values_stand_in_prose_above_and_on_other_pages(html):
     assert "Figure 2 shows nothing" in takeaways
     intro = parsed(html / "book" / "intro.html").article.get_text(" ", strip=True)
     assert "It is 42, see Figure 1 ." in intro
+    assert parsed(html / "book" / "intro.html").article.find("img")["alt"] == "A red square"
     status = parsed(html / "book" / "status.html")
     assert status.find("a", string="A demonstration")["href"] == "../chapters/demo.html"
     assert "transformers" in status.article.get_text()

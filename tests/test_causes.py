@@ -278,3 +278,18 @@ def test_the_figure_of_confusion_says_what_it_shows():
     assert cause_words.confused(told, planted) == (
         "b of world 1 (late) is found unread or late (60 % of draws)"
     )
+
+
+def test_a_recipe_s_verdicts_are_counted_and_what_is_unsure_is_undecided():
+    verdicts = pd.DataFrame(
+        {
+            "model": ["a", "a", "a", "b"],
+            "seed": [0, 1, 2, 0],
+            "verdict": ["late", "late", "unread", "none"],
+            "certain": [1.0, 0.95, 0.6, 1.0],
+            "otherwise": ["", "foreign", "late", ""],
+        }
+    )
+    assert cause_words.by_recipe(verdicts) == (
+        "A: late (2), undecided: late or unread (1); b: none (1 of 1)"
+    )

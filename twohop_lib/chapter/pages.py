@@ -24,6 +24,19 @@ _WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 STILL_WIDTH = 640
 
 
+def small_pictures(notebook: Mapping[str, Any], width: int = 160) -> dict[str, str]:
+    """The pictures that an executed notebook shows as figures, small, by name (``fig_flags``)."""
+    found = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            figure = _about(output).get("figure")
+            page = "".join(output.get("data", {}).get("text/html", ""))
+            if figure and page.startswith("<img "):
+                name = figure["name"].replace("-", "_")
+                found[name] = page.replace("<img ", f'<img width="{width}" ', 1)
+    return found
+
+
 def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
     """All named values that an executed notebook glued."""
     values = {}

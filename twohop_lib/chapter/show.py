@@ -71,14 +71,9 @@ def show_picture(picture: Image.Image, name: str, caption: str, alt: str) -> Non
     Raises:
         TwohopError: ``alt`` is empty.
     """
-    _display({"text/html": picture_tag(picture, alt)}, name, caption, alt)
-
-
-def picture_tag(picture: Image.Image, alt: str, width: int | None = None) -> str:
-    """A picture within a page, ``width`` pixels wide (None: as it is)."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return image_tag(buffer.getvalue(), alt, f' width="{width}"' if width else "")
+    _display({"text/html": image_tag(buffer.getvalue(), alt)}, name, caption, alt)
 
 
 def image_tag(picture: bytes, alt: str, attributes: str = "", kind: str = "png") -> str:

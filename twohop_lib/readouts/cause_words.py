@@ -59,11 +59,18 @@ def _shares(rows: pd.DataFrame, share: str, n: str) -> list[str]:
 
 
 def by_recipe(verdicts: pd.DataFrame) -> str:
-    """A sentence of each recipe's verdict: ``Caption: named instead; names: unread``."""
+    """A sentence of each recipe's verdicts: ``Caption: named instead (2), late (1); …``.
+
+    Seeds in brackets. A verdict under :data:`CERTAIN` counts as undecided between two.
+    """
     parts = []
     for model, own in verdicts.groupby("model", sort=False):
-        words = list(dict.fromkeys(told(row) for _, row in own.iterrows()))
-        parts.append(f"{model}: {', '.join(words)}")
+        sure = own["certain"] >= CERTAIN
+        open_ = "undecided: " + own[["verdict", "otherwise"]].apply(sorted, axis=1).str.join(" or ")
+        counts = own["verdict"].where(sure, open_).value_counts()
+        words = ", ".join(f"{verdict} ({n})" for verdict, n in counts.items())
+        only = f"{counts.index[0]} ({len(own)} of {len(own)})"
+        parts.append(f"{model}: {only if len(counts) == 1 else words}")
     told_of = "; ".join(parts)
     return told_of[:1].upper() + told_of[1:]
 
