@@ -246,8 +246,8 @@ show(
 show(
     bars.cascade_bars(each_model(answers, cascade.cascade_counts)),
     "fig-cascade",
-    "Questions left at each step of the cascade. The last two split what is left: right by "
-    "picture, or a linking failure.",
+    "Questions left at each step of the cascade. The last three split what is left: right by "
+    "picture, its own name instead, or a linking failure.",
 )
 
 # %% tags=["hide-input"]
