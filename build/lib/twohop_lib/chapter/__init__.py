@@ -1,1 +1,0 @@
-"""What a chapter's cell calls."""

@@ -1,1 +1,0 @@
-"""Models and their text backbones: known pairs, loading, and where things sit in them."""

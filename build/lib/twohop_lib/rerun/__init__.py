@@ -1,1 +1,0 @@
-"""The chapters, executed with papermill for one model."""

@@ -1,1 +1,0 @@
-"""Asking models: batched answers and scores, whole evaluations, a store that resumes."""

@@ -1,1 +1,0 @@
-"""Right or wrong: normalisation, leaks of a name into a text, the matching rules."""

@@ -1,1 +1,0 @@
-"""Many models measured in one go."""
