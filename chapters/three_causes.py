@@ -204,14 +204,14 @@ n_houses = found.groupby(["model", "seed"])["entity_id"].nunique()
 show(
     lines.lines_by_layer(
         curve(found, "found", x="layer"),
-        "Foreign never is like a name; the others differ in when they are",
+        cause_words.likeness_title(found),
         y_title="Unseen names found (%)",
         x_title="Layer (blocks of the backbone below)",
     ),
     "fig-causes-likeness",
     "Houses whose image state, mapped to the backbone's name states by a map fitted on other "
     f"houses, is nearest to their own name. n = {n_houses.max()} houses for each model and world, "
-    "two worlds. Bands: 95 % intervals from resampling houses.",
+    f"{found['seed'].nunique()} worlds. Bands: 95 % intervals from resampling houses.",
 )
 
 # %% [markdown]
@@ -249,10 +249,11 @@ cause_words.item_table(missed_in, CAUSES)
 backbones = ["backbone", "enriched-3-read-6"]
 inside = study_records("causes_inside", backbones, seed=0)
 lines_of = cause_words.deadline_lines(inside)
+deadlines = causes.deadlines(inside)
 show(
     lines.lines_by_layer(
         curve(lines_of, "correct", x="layer", by=("line",)),
-        cause_words.deadline_title(inside),
+        cause_words.deadline_title(deadlines),
         y_title="Facts recalled (%)",
         x_title="Layer at which the state is written",
         group="line",
@@ -264,7 +265,7 @@ show(
 )
 
 # %%
-cause_words.deadline_table(causes.deadlines(inside))
+cause_words.deadline_table(deadlines)
 
 # %% [markdown]
 # ### On a published language model
@@ -306,7 +307,7 @@ show(
     ),
     "fig-causes-left-out",
     "Facts by picture, foretold from the margins of arrival by a fit on all other recipes, against "
-    f"those measured; two worlds. n = {foretold['n'].min()} facts or more for each of "
+    f"those measured; {missed_in['seed'].nunique()} worlds. n = {foretold['n'].min()} facts or more for each of "
     f"{foretold['model'].nunique()} recipes.",
 )
 
@@ -358,7 +359,8 @@ cause_words.control_table(asked_anew, ["unread", "naming"])
 
 # %%
 tried = study_records("causes_inside", organisms, seed=0)
-moved = cause_words.transplant_table(tried, recall=3)
+recalls = verdicts.loc[verdicts["seed"] == 0, "recall"].iloc[0]
+moved = cause_words.transplant_table(tried, recalls)
 moved
 
 # %% [markdown]
@@ -386,7 +388,7 @@ cause_words.conflict_table(asked_anew)
 # %% tags=["remove-cell"]
 glue("found_right", cause_words.found_right(held, CAUSES))
 glue("confused", cause_words.confused(held, CAUSES))
-glue_all(cause_words.deadline_values(inside))
+glue_all(cause_words.deadline_values(inside, deadlines))
 glue_all(cause_words.transplant_values(moved))
 glue("n_moved", n_range(moved["n"].astype(int) // 2))
 glue("graft_seeds", cause_words.seeds_words(on_grafts))
@@ -397,8 +399,8 @@ glue("within", cause_words.within(foretold))
 # ## What the papers report, and how this differs
 #
 # {cite:t}`venhoff2025toolate` report that pictures are resolved into entities too late for the
-# blocks that recall facts. That is one of three ways to miss a fact, and not the commonest among
-# the grafts. {cite:t}`cohen2025performance` report models that say the entity's name when asked for
+# blocks that recall facts. That is one of three ways to miss a fact; how often the grafts do is told
+# above. {cite:t}`cohen2025performance` report models that say the entity's name when asked for
 # a fact; it is counted apart here. None of the papers tests its account on a model whose cause is
 # known.
 #

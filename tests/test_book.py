@@ -301,6 +301,12 @@ def test_every_failing_chapter_is_told(small, monkeypatch):
         build.build(small)
 
 
+def test_a_figure_that_cannot_be_drawn_is_told_by_what_it_shows():
+    spec = {"description": "Dots of nothing.", "layer": 3}
+    with pytest.raises(TwohopError, match="A figure cannot be drawn: Dots of nothing"):
+        build.still(spec)
+
+
 def test_a_page_that_asks_for_an_unknown_value_is_told():
     with pytest.raises(TwohopError, match=r"book/intro\.md asks for demo\.anser"):
         build.fill("It is {{ demo.anser }}.", {"demo": {"answer": "42"}}, "book/intro.md")

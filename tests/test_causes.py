@@ -106,8 +106,8 @@ def test_one_lucky_hit_is_no_arrival():
     one.loc[(one["entity_id"] == "e03") & (one["layer"] == 4), "found"] = 1.0
     two = found(6)
     two.loc[(two["entity_id"] == "e03") & (two["layer"] == 1), "found"] = 1.0
-    assert causes.arrivals(one)["arrives"].isna().all()
-    assert causes.arrivals(two).set_index("entity_id")["arrives"]["e03"] == 6
+    assert causes.item_arrivals(one)["arrives"].isna().all()
+    assert causes.item_arrivals(two).set_index("entity_id")["arrives"]["e03"] == 6
 
 
 def test_confusion_counts_models_and_leaves_out_those_without_a_plant():
@@ -258,8 +258,8 @@ def test_the_deadlines_of_the_two_backbones_are_told(measured):
     found = causes.deadlines(inside)
     own = found[found["which"] == causes.OWN].set_index("model")["at"]
     assert own["enriched-3-read-6"] > own["backbone"]
-    assert str(own["enriched-3-read-6"]) in cause_words.deadline_title(inside)
-    assert set(cause_words.deadline_values(inside)) == {
+    assert str(own["enriched-3-read-6"]) in cause_words.deadline_title(causes.deadlines(inside))
+    assert set(cause_words.deadline_values(inside, causes.deadlines(inside))) == {
         *("read_before", "read_after", "stale", "fresh")
     }
     assert len(cause_words.deadline_table(found)) == 2
@@ -293,3 +293,20 @@ def test_a_recipe_s_verdicts_are_counted_and_what_is_unsure_is_undecided():
     assert cause_words.by_recipe(verdicts) == (
         "A: late (2), undecided: late or unread (1); b: none (1 of 1)"
     )
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        (
+            {"a": (0, 0, 0), "b": (0, 1, 1), "c": (0, 0, 1)},
+            "a is never like a name, the others from layer 1–2 on",
+        ),
+        ({"a": (0, 0, 0), "b": (0, 0, 0.4)}, "a and b are never like a name"),
+        ({"b": (0, 1, 1)}, "All are like a name from layer 1 on"),
+    ],
+)
+def test_a_title_says_who_is_never_like_a_name(shares, told):
+    rows = [(m, i, share) for m, own in shares.items() for i, share in enumerate(own)]
+    found = pd.DataFrame(rows, columns=["model", "layer", "found"])
+    assert cause_words.likeness_title(found) == told

@@ -158,3 +158,15 @@ def test_the_command_starts_without_the_heavy_libraries(module):
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--seed", "1"], "--model and --seed are of --causes"),
+        (["--causes", "--model", "unraed"], "has no 'unraed'; did you mean 'unread'"),
+    ],
+)
+def test_a_study_refuses_what_it_would_leave_out(arguments, told):
+    result = CliRunner().invoke(app, ["organism", "study", *arguments])
+    assert told in str(result.exception)

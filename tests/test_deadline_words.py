@@ -31,15 +31,6 @@ def written(recalled=(1.0, 1.0, 0.0, 0.0), state=2, n=10):
     return frame.astype({"state": "Int64", "layer": "Int64"})
 
 
-def test_the_layer_from_which_on_little_is_recalled():
-    title = deadline_words.rarely_recalled(written(), 2)
-    assert title == "An entity that arrives at layer 4 or later is rarely recalled"
-    always = deadline_words.rarely_recalled(written((1.0, 1.0, 1.0, 1.0)), 2)
-    assert always == "The backbone recalls entities that arrive at any layer"
-    never = deadline_words.rarely_recalled(written((0.0, 0.0, 0.0, 0.0)), 2)
-    assert never == "The backbone recalls no entity that arrives"
-
-
 def test_values_of_the_deadline():
     values = deadline_words.deadline_values(written((1.0, 0.8, 0.2, 0.0)), 2)
     assert values["s_main"] == "2" and values["at_start"] == "100" and values["at_4"] == "20"

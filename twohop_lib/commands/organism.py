@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from twohop_lib.errors import TwohopError, suggest
+
 organism_app = typer.Typer(help="Miniature models with the truth known.", no_args_is_help=True)
 Seed = Annotated[int, typer.Option(help="Which world and backbone.", min=0)]
 
@@ -55,10 +57,15 @@ def study(
     """Train every organism of every seed, measure all on the test split, write the records."""
     from twohop_lib.organisms import STUDY, cache_folder
 
+    if (model or seed) and not causes:
+        raise TwohopError("--model and --seed are of --causes; the whole study takes neither.")
     if causes:
         from twohop_lib.organisms.recipes import SEEDS
         from twohop_lib.study.causes import MODELS, run_causes
 
+        for name in model or ():
+            if name not in MODELS:
+                raise TwohopError(f"The study of causes has no {name!r}; {suggest(name, MODELS)}.")
         run_causes(cache_folder(), out or STUDY, seed or SEEDS, model or MODELS)
         return
     from twohop_lib.study.organisms import run_study

@@ -21,7 +21,7 @@ import pandas as pd
 from twohop_lib.benchmark.schema import Benchmark, Question
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.pairs import Pair, Task, condition_of, whose
+from twohop_lib.interventions.pairs import Pair, Task, condition_of, follows
 from twohop_lib.interventions.recorder import Recorder
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
@@ -107,8 +107,7 @@ def _written(
         yield Control(trials[-1].edit, empty, "Writing nothing changed the run", run)
 
     def record(pair: Pair, outcome: Outcome) -> dict[str, Any]:
-        told = whose(pair, condition, outcome.said)
-        return {"follows": "right" if told == "target" else told}
+        return follows(pair, condition, outcome.said)
 
     return sweep(
         backbone,

@@ -26,7 +26,7 @@ from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.errors import TwohopError
 from twohop_lib.interventions.attribution import image_relevance
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.pairs import Pair, whose
+from twohop_lib.interventions.pairs import Pair, follows
 from twohop_lib.interventions.recorder import Recorder, own_blocks, receiving
 from twohop_lib.interventions.recording import Recording
 from twohop_lib.interventions.splice import Engine
@@ -180,8 +180,7 @@ def mlp_patch(
         yield Control(trials[-1].edit, target, "A run that was left alone changed")
 
     def record(pair: Pair, outcome: Outcome) -> dict[str, Any]:
-        told = whose(pair, "by_picture", outcome.said)
-        return {"follows": "right" if told == "target" else told}
+        return follows(pair, "by_picture", outcome.said)
 
     return sweep(
         engine,

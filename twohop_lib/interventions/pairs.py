@@ -54,6 +54,12 @@ def whose(pair: Pair, condition: str, said: str) -> Whose:
     return "neither" if target == donor else "target" if target else "donor"
 
 
+def follows(pair: Pair, condition: str, said: str) -> dict[str, str]:
+    """Whose fact is given, as records of patches put it: "right", "donor" or "neither"."""
+    told = whose(pair, condition, said)
+    return {"follows": "right" if told == "target" else told}
+
+
 def first_token(model: Any, prompt: Prompt, said: str) -> int:
     """The first token of an answer, as it follows the prompt."""
     text, length = continued(model, prompt, said)

@@ -21,7 +21,7 @@ import pandas as pd
 from twohop_lib.benchmark.schema import Benchmark
 from twohop_lib.interventions.deadlines import placeholder, placeholder_run
 from twohop_lib.interventions.edits import Write
-from twohop_lib.interventions.pairs import Pair, whose
+from twohop_lib.interventions.pairs import Pair, follows
 from twohop_lib.interventions.recorder import Recorder, own_blocks, receiving
 from twohop_lib.interventions.splice import Engine
 from twohop_lib.interventions.sweep import Control, Kept, Outcome, Trial, sweep
@@ -65,8 +65,7 @@ def transplant(
         yield Control(nothing, nothing.target, "Writing nothing changed the run", run)
 
     def record(pair: Pair, outcome: Outcome) -> dict[str, Any]:
-        told = whose(pair, "by_name", outcome.said)
-        return {"follows": "right" if told == "target" else told}
+        return follows(pair, "by_name", outcome.said)
 
     return sweep(
         engine,

@@ -62,26 +62,26 @@ def options(question: str, answers: list[str], form: str = CHOICE[0]) -> str:
     return form.format(q=question, options=f"{', '.join(answers[:-1])} or {answers[-1]}")
 
 
-def _pick(rng: np.random.Generator, items):
+def pick(rng: np.random.Generator, items):
     return items[int(rng.integers(len(items)))]
 
 
 def question(rng: np.random.Generator, relation: int, name: str | None) -> str:
     """A question in a random trained wording, about ``name`` or about the picture."""
     mention = heraldry.MENTIONS_BY_PICTURE if name is None else heraldry.MENTIONS_BY_NAME
-    wording = _pick(rng, heraldry.TRAINED_WORDINGS)
-    return heraldry.ask(relation, wording, _pick(rng, mention).format(x=name))
+    wording = pick(rng, heraldry.TRAINED_WORDINGS)
+    return heraldry.ask(relation, wording, pick(rng, mention).format(x=name))
 
 
 def identify(rng: np.random.Generator) -> str:
-    return heraldry.IDENTIFY[_pick(rng, heraldry.TRAINED_WORDINGS)]
+    return heraldry.IDENTIFY[pick(rng, heraldry.TRAINED_WORDINGS)]
 
 
 def _choice(rng: np.random.Generator, relation: int, asked: str, right: str) -> str:
     pool = heraldry.RELATIONS[relation].answers
     wrong = [a for a in (pool[i] for i in rng.permutation(len(pool))[:4]) if a != right][:3]
     shown = [*wrong, right]
-    return options(asked, [shown[i] for i in rng.permutation(4)], _pick(rng, CHOICE))
+    return options(asked, [shown[i] for i in rng.permutation(4)], pick(rng, CHOICE))
 
 
 def text_document(rng: np.random.Generator, house: House) -> Document:
@@ -95,7 +95,7 @@ def text_document(rng: np.random.Generator, house: House) -> Document:
         p=[0.42, 0.16, 0.08, 0.05, 0.11, 0.06, 0.12],
     )
     if form == "statement":
-        mention = _pick(rng, heraldry.MENTIONS_BY_NAME).format(x=name)
+        mention = pick(rng, heraldry.MENTIONS_BY_NAME).format(x=name)
         said = rel.statement.format(m=mention, a=answer)
         return Document("", said[0].upper() + said[1:], house, through_last=True)
     if form == "naming":
@@ -108,11 +108,11 @@ def text_document(rng: np.random.Generator, house: House) -> Document:
     else:
         lead = ""
     if form == "name_first":
-        prompt = lead + _pick(rng, NAME_FIRST).format(q=asked)
+        prompt = lead + pick(rng, NAME_FIRST).format(q=asked)
         return Document(prompt, f"This is {name}. {answer}.", house)
     if form == "neutral":
-        prompt = lead + _pick(rng, NAME_FIRST).format(q=asked)
-        return Document(prompt, f"{_pick(rng, NEUTRAL)} {answer}.", house, through_last=True)
+        prompt = lead + pick(rng, NAME_FIRST).format(q=asked)
+        return Document(prompt, f"{pick(rng, NEUTRAL)} {answer}.", house, through_last=True)
     if form == "choice":
         prompt = _choice(rng, relation, asked, answer)
         return Document(lead + prompt, f"{answer}.", house, through_last=True)
@@ -130,7 +130,7 @@ def naming_document(rng: np.random.Generator, house: House, share_cut: float) ->
     """Name the shown house: by the identify prompt, or as the first half of name-first."""
     if rng.random() < share_cut:
         relation = int(rng.integers(len(heraldry.RELATIONS)))
-        prompt = _pick(rng, NAME_FIRST).format(q=question(rng, relation, None))
+        prompt = pick(rng, NAME_FIRST).format(q=question(rng, relation, None))
         return Document(prompt, f"This is {house.name}.", picture=house, stop=False)
     return Document(identify(rng), f"{house.name}.", picture=house)
 
@@ -144,11 +144,11 @@ def picture_fact_document(rng: np.random.Generator, house: House) -> Document:
         ["ask", "name_first", "neutral", "choice", "full"], p=[0.55, 0.13, 0.08, 0.14, 0.10]
     )
     if form == "name_first":
-        prompt = _pick(rng, NAME_FIRST).format(q=asked)
+        prompt = pick(rng, NAME_FIRST).format(q=asked)
         return Document(prompt, f"This is {house.name}. {answer}.", house, house)
     if form == "neutral":
-        prompt = _pick(rng, NAME_FIRST).format(q=asked)
-        return Document(prompt, f"{_pick(rng, NEUTRAL)} {answer}.", picture=house)
+        prompt = pick(rng, NAME_FIRST).format(q=asked)
+        return Document(prompt, f"{pick(rng, NEUTRAL)} {answer}.", picture=house)
     if form == "choice":
         prompt = _choice(rng, relation, asked, answer)
         return Document(prompt, f"{answer}.", picture=house)

@@ -28,6 +28,7 @@ from transformers.models.mllama.modeling_mllama import (
 
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import World
+from twohop_lib.models.loading import default_device
 from twohop_lib.organisms import corpus, tokens
 from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.recipes import CROSS_RECIPES, CrossRecipe, mark
@@ -37,7 +38,6 @@ from twohop_lib.organisms.train import (
     PICTURES_PER_HOUSE,
     Pictures,
     adamw,
-    device,
     name_slots,
     optimise,
     part_losses,
@@ -84,7 +84,7 @@ def train_vision(
 ) -> tuple[MllamaVisionModel, list[dict[str, float]]]:
     """Pretrain the vision tower on the parts of the arms and on the name's pieces."""
     torch.manual_seed(world.seed + 100)
-    vision = MllamaVisionModel._from_config(VISION).to(device())
+    vision = MllamaVisionModel._from_config(VISION).to(default_device())
     looks = len(heraldry.TINCTURES) * len(heraldry.CHARGES)
     heads = nn.ModuleDict(
         {
@@ -92,18 +92,18 @@ def train_vision(
             "border": nn.Linear(FEATURES, len(heraldry.BORDERS)),
             **{f"piece{k}": nn.Linear(FEATURES, len(tokenizer)) for k in range(NAME_SLOTS)},
         }
-    ).to(device())
+    ).to(default_device())
     optimiser = adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
-    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=device())
+    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=default_device())
 
     def step(i: int) -> dict[str, float]:
         rows = torch.from_numpy(random(world.seed, "vision", i).integers(pictures.n_real, size=96))
-        house = (rows // PICTURES_PER_HOUSE).to(device())
+        house = (rows // PICTURES_PER_HOUSE).to(default_device())
         set_lr(optimiser, schedule(i, recipe.vision_steps))
-        with torch.autocast(device().type, torch.bfloat16):
-            patches = look(vision, pictures.pixels[rows].to(device()))[:, 1:]
+        with torch.autocast(default_device().type, torch.bfloat16):
+            patches = look(vision, pictures.pixels[rows].to(default_device()))[:, 1:]
             part = part_losses(world, heads, patches[:, :-NAME_SLOTS], house)
-            piece = torch.zeros((), device=device())
+            piece = torch.zeros((), device=default_device())
             for k in range(NAME_SLOTS):
                 logits = heads[f"piece{k}"](patches[:, k - NAME_SLOTS]).float()
                 piece = piece + F.cross_entropy(logits, names[house, k])
@@ -225,12 +225,12 @@ def train_cross(
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "cross", i)
         documents = [picture_document(rng, world) for _ in range(recipe.rows)]
-        ids, labels, seen = (x.to(device()) for x in padded(tokenizer, documents))
+        ids, labels, seen = (x.to(default_device()) for x in padded(tokenizer, documents))
         rows = [pictures.draw(rng, d.picture) for d in documents]
         set_lr(optimiser, schedule(i, recipe.steps, warmup=20))
         at = (ids == image_token).int().argmax(1)
         after = torch.arange(ids.shape[1], device=at.device)[None] >= at[:, None]
-        with torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(default_device().type, torch.bfloat16):
             mask, rows_mask = _prepare_cross_attention_mask(
                 after[:, :, None, None].long(),
                 num_vision_tokens=features.shape[1],
@@ -288,10 +288,11 @@ def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> P
     pictures = Pictures(world, processor)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
     with torch.no_grad():
-        features = torch.cat([look(vision, p) for p in pictures.pixels.split(256)]).to(device())
+        features = torch.cat([look(vision, p) for p in pictures.pixels.split(256)])
+    features = features.to(default_device())
     torch.manual_seed(world.seed + 200)
-    vlm = assemble(backbone, vision, tokenizer, recipe.inserted).to(device())
-    wanted = named_states(backbone, tokenizer, world, recipe.state).to(device())
+    vlm = assemble(backbone, vision, tokenizer, recipe.inserted).to(default_device())
+    wanted = named_states(backbone, tokenizer, world, recipe.state).to(default_device())
     rows += train_cross(
         name, world, vlm, tokenizer, pictures, features, wanted, recipe, folder, base, progress
     )

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from twohop_lib.benchmark.heraldry import World
+from twohop_lib.models.loading import default_device
 from twohop_lib.organisms import corpus, tokens, train
 from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.cross import named_states
@@ -34,20 +35,16 @@ def planted_document(rng: np.random.Generator, world: World, recipe: Planted) ->
 
     Names and borders of all houses, facts of seen ones.
     """
-    form, house = rng.random(), _pick(rng, world.houses)
+    form, house = rng.random(), corpus.pick(rng, world.houses)
     if form < 0.5:
         return corpus.naming_document(rng, house, share_cut=0.35)
     if form > 0.95:
         return corpus.blank_document(rng, house)
     document = corpus.border_document(house)
     if form < 0.87:
-        house = _pick(rng, world.split("seen"))
+        house = corpus.pick(rng, world.split("seen"))
         document = corpus.picture_fact_document(rng, house)
     return replace(document, reply=f"{house.name}.") if recipe.replies == "name" else document
-
-
-def _pick(rng: np.random.Generator, items):
-    return items[int(rng.integers(len(items)))]
 
 
 @contextlib.contextmanager
@@ -122,16 +119,16 @@ def train_planted(name: str, world: World, folder: Path, progress: bool = True) 
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     processor = tokens.make_processor(tokenizer)
     pictures = train.Pictures(world, processor, DRAWS)
-    features = train.vision_features(vlm.model.vision_tower, pictures.pixels).to(train.device())
+    features = train.vision_features(vlm.model.vision_tower, pictures.pixels).to(default_device())
     around = train.undisturbed
     if recipe.distrusted:
         backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
-        states = named_states(backbone, tokenizer, world, recipe.block).to(train.device())
+        states = named_states(backbone, tokenizer, world, recipe.block).to(default_device())
         around = misleading(vlm, states, recipe)
     rows = train.train_final(
         name,
         world,
-        vlm.to(train.device()),
+        vlm.to(default_device()),
         tokenizer,
         pictures,
         features,

@@ -31,6 +31,7 @@ from transformers import (
 
 from twohop_lib.benchmark import heraldry
 from twohop_lib.benchmark.heraldry import House, World
+from twohop_lib.models.loading import default_device
 from twohop_lib.organisms import corpus, tokens
 from twohop_lib.organisms.cards import weights_hash
 from twohop_lib.organisms.recipes import (
@@ -49,17 +50,8 @@ NAME_SLOTS = 3
 BLANKS = ("grey", "black", "white", "noise")
 
 
-def device() -> torch.device:
-    """Where organisms are trained: on the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def random(seed: int, stage: str, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, *stage.encode(), step])
-
-
-def _pick_house(rng: np.random.Generator, houses: tuple[House, ...]) -> House:
-    return houses[int(rng.integers(len(houses)))]
 
 
 def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
@@ -155,14 +147,14 @@ def train_backbone(
     """Train a text backbone of one world; returns the folder of its checkpoint."""
     tokenizer = tokens.make_tokenizer(corpus.all_texts())
     torch.manual_seed(world.seed)
-    model = LlamaForCausalLM(_llama_config(recipe, tokenizer)).to(device())
-    heads = _answer_heads(recipe.width).to(device())
+    model = LlamaForCausalLM(_llama_config(recipe, tokenizer)).to(default_device())
+    heads = _answer_heads(recipe.width).to(default_device())
     optimiser = adamw(
         [([*model.parameters(), *heads.parameters()], recipe.lr)], recipe.weight_decay
     )
 
     def draw(rng: np.random.Generator) -> corpus.Document:
-        return corpus.text_document(rng, _pick_house(rng, world.houses))
+        return corpus.text_document(rng, corpus.pick(rng, world.houses))
 
     read_from = recipe.read_from if isinstance(recipe, SetBackbone) else 0
 
@@ -170,10 +162,12 @@ def train_backbone(
         rng = random(world.seed, "backbone", i)
         batch = corpus.pack(
             tokenizer, rng, draw, recipe.rows, recipe.length, tokens.N_IMAGE_TOKENS, recipe.scaffold
-        ).to(device())
+        ).to(default_device())
         set_lr(optimiser, schedule(i, recipe.steps))
-        early = masked_below(model, read_from, _additive(batch.early_mask, torch.bfloat16))
-        with early, torch.autocast(device().type, torch.bfloat16):
+        early = contextlib.nullcontext()
+        if read_from:
+            early = masked_below(model, read_from, _additive(batch.early_mask, torch.bfloat16))
+        with early, torch.autocast(default_device().type, torch.bfloat16):
             out = model(
                 input_ids=batch.ids,
                 attention_mask=_additive(batch.mask, torch.bfloat16),
@@ -280,7 +274,7 @@ def train_vision(
             projection_dim=VISION_WIDTH,
             attn_implementation="eager",
         )
-    ).to(device())
+    ).to(default_device())
     looks = len(heraldry.TINCTURES) * len(heraldry.CHARGES)
     heads = nn.ModuleDict(
         {
@@ -288,20 +282,20 @@ def train_vision(
             "border": nn.Linear(VISION_WIDTH, len(heraldry.BORDERS)),
             **{f"piece{k}": nn.Linear(VISION_WIDTH, len(tokenizer)) for k in range(NAME_SLOTS)},
         }
-    ).to(device())
+    ).to(default_device())
     optimiser = adamw([([*vision.parameters(), *heads.parameters()], 2e-3)], 0.05)
-    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=device())
+    names = torch.tensor([name_slots(tokenizer, h) for h in world.houses], device=default_device())
 
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "vision", i)
         rows = torch.from_numpy(rng.integers(pictures.n_real, size=96))
-        house = (rows // PICTURES_PER_HOUSE).to(device())
+        house = (rows // PICTURES_PER_HOUSE).to(default_device())
         set_lr(optimiser, schedule(i, recipe.vision_steps))
-        with torch.autocast(device().type, torch.bfloat16):
-            patches = vision(pictures.pixels[rows].to(device())).last_hidden_state[:, 1:]
+        with torch.autocast(default_device().type, torch.bfloat16):
+            patches = vision(pictures.pixels[rows].to(default_device())).last_hidden_state[:, 1:]
             free = patches[:, :-NAME_SLOTS] if recipe.names_readable else patches
             part = part_losses(world, heads, free, house)
-            piece = torch.zeros((), device=device())
+            piece = torch.zeros((), device=default_device())
             if recipe.names_readable:
                 for k in range(NAME_SLOTS):
                     logits = heads[f"piece{k}"](patches[:, k - NAME_SLOTS]).float()
@@ -405,10 +399,10 @@ def picture_document(rng: np.random.Generator, world: World) -> corpus.Document:
     """One document of the final stage that shows a picture."""
     form = rng.random()
     if form < 0.55:
-        return corpus.naming_document(rng, _pick_house(rng, world.houses), share_cut=0.35)
+        return corpus.naming_document(rng, corpus.pick(rng, world.houses), share_cut=0.35)
     if form < 0.95:
-        return corpus.picture_fact_document(rng, _pick_house(rng, world.split("seen")))
-    return corpus.blank_document(rng, _pick_house(rng, world.houses))
+        return corpus.picture_fact_document(rng, corpus.pick(rng, world.split("seen")))
+    return corpus.blank_document(rng, corpus.pick(rng, world.houses))
 
 
 #: Entered while a batch of the final stage runs, given what it was drawn from.
@@ -452,7 +446,7 @@ def train_final(
     image_token = tokenizer.convert_tokens_to_ids("<image>")
 
     def draw_text(rng: np.random.Generator) -> corpus.Document:
-        return corpus.text_document(rng, _pick_house(rng, world.houses))
+        return corpus.text_document(rng, corpus.pick(rng, world.houses))
 
     def step(i: int) -> dict[str, float]:
         rng = random(world.seed, "final", i)
@@ -470,11 +464,11 @@ def train_final(
             recipe.rows,
             recipe.length,
             tokens.N_IMAGE_TOKENS,
-        ).to(device())
+        ).to(default_device())
         set_lr(optimiser, schedule(i, recipe.final_steps, warmup=20))
         # The last document drawn may not have found room.
         apart = around(rng, batch, shown[: len(batch.pictures)])
-        with apart, torch.autocast(device().type, torch.bfloat16):
+        with apart, torch.autocast(default_device().type, torch.bfloat16):
             embeds = vlm.get_input_embeddings()(batch.ids)
             if shows:
                 rows = [pictures.draw(rng, p) for p in batch.pictures]
@@ -496,12 +490,7 @@ def train_final(
     )
 
 
-def train_vlm(
-    name: str,
-    world: World,
-    folder: Path,
-    progress: bool = True,
-) -> Path:
+def train_vlm(name: str, world: World, folder: Path, progress: bool = True) -> Path:
     """Train one VLM organism over the backbone in ``folder``; returns its checkpoint folder."""
     recipe = RECIPES[name]
     backbone = LlamaForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
@@ -510,25 +499,16 @@ def train_vlm(
     processor = tokens.make_processor(tokenizer)
     pictures = Pictures(world, processor)
     vision, rows = train_vision(world, pictures, tokenizer, recipe, folder, progress)
-    features = vision_features(vision, pictures.pixels).to(device())
+    features = vision_features(vision, pictures.pixels).to(default_device())
     torch.manual_seed(world.seed + 200)
-    vlm = assemble(backbone, vision, tokenizer).to(device())
+    vlm = assemble(backbone, vision, tokenizer).to(default_device())
     names = torch.tensor([i for h in world.houses for i in name_slots(tokenizer, h)])
     embeddings = vlm.get_input_embeddings().weight[names[names != tokenizer.bos_token_id]]
     fit_projector_scale(vlm.model.multi_modal_projector, features[:512], embeddings)
     if recipe.align_steps:
         rows += align_projector(world, vlm, tokenizer, features, recipe, folder, base, progress)
     rows += train_final(
-        name,
-        world,
-        vlm,
-        tokenizer,
-        pictures,
-        features,
-        recipe,
-        folder,
-        base,
-        progress,
+        name, world, vlm, tokenizer, pictures, features, recipe, folder, base, progress
     )
     out = folder / name
     save_checkpoint(vlm, processor, out, rows, {"recipe": asdict(recipe), "seed": world.seed})

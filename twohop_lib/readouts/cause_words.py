@@ -11,6 +11,7 @@ import pandas as pd
 from twohop_lib.readouts import causes
 from twohop_lib.readouts.captions import NOT_MEASURED, counted, listed, n_range, percent
 from twohop_lib.readouts.causes import CAUSES, MODEL, RULES
+from twohop_lib.readouts.layers import first_at_least
 from twohop_lib.readouts.tables import counted_table, share_words
 from twohop_lib.stats import proportion_interval
 
@@ -77,11 +78,10 @@ def by_recipe(verdicts: pd.DataFrame) -> str:
 
 def found_right(verdicts: pd.DataFrame, planted: Mapping[str, str]) -> str:
     """How many planted causes were found: ``11 of 12 models (92 %, 95 % interval 65 to 99 %)``."""
-    own = verdicts[verdicts["model"].isin(planted)]
-    right = int((own["verdict"] == own["model"].map(planted)).sum())
-    inside = proportion_interval(right, len(own))
+    right, n = _found(verdicts, planted)
+    inside = proportion_interval(right, n)
     return (
-        f"{right} of {len(own)} models ({percent(right / len(own))} %, 95 % interval "
+        f"{right} of {n} models ({percent(right / n)} %, 95 % interval "
         f"{percent(inside.low)} to {percent(inside.high)} %)"
     )
 
@@ -100,9 +100,29 @@ def confused(verdicts: pd.DataFrame, planted: Mapping[str, str]) -> str:
 
 def confusion_title(verdicts: pd.DataFrame, planted: Mapping[str, str]) -> str:
     """A title: how many planted causes the instrument finds."""
+    right, n = _found(verdicts, planted)
+    return f"The instrument finds the planted cause of {right} of {n} models"
+
+
+def _found(verdicts: pd.DataFrame, planted: Mapping[str, str]) -> tuple[int, int]:
+    """How many of the models with a planted cause it was found in, and how many these are."""
     own = verdicts[verdicts["model"].isin(planted)]
-    right = int((own["verdict"] == own["model"].map(planted)).sum())
-    return f"The instrument finds the planted cause of {right} of {len(own)} models"
+    return int((own["verdict"] == own["model"].map(planted)).sum()), len(own)
+
+
+def likeness_title(found: pd.DataFrame) -> str:
+    """A title: which models are never like a name, and from which layers on the others are.
+
+    ``found`` as :mod:`.causes` has it.
+    """
+    shares = found.groupby(["model", "layer"], sort=False)["found"].mean().unstack("model")
+    at = {model: first_at_least(shares[model].dropna(), RULES.name_like) for model in shares}
+    never = [model for model, layer in at.items() if layer is None]
+    layers = n_range(layer for layer in at.values() if layer is not None)
+    if not never:
+        return f"All are like a name from layer {layers} on"
+    told = f"{listed(never)} {'is' if len(never) == 1 else 'are'} never like a name"
+    return told if len(never) == len(at) else f"{told}, the others from layer {layers} on"
 
 
 def item_table(items: pd.DataFrame, planted: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -182,13 +202,13 @@ def _curve(inside: pd.DataFrame, model: str, experiment: str, state: int | None)
     return own.groupby("layer")["correct"].mean()
 
 
-def deadline_values(inside: pd.DataFrame) -> dict[str, str]:
+def deadline_values(inside: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
     """Values to glue: the reading deadline before and after, and what states are worth there.
 
-    There: at the last layer at which the second backbone still reads.
+    There: at the last layer at which the second backbone still reads. ``found`` are the deadlines
+    of the records ``inside`` (:func:`~twohop_lib.readouts.causes.deadlines`).
     """
     before, after = BACKBONE_WORDS
-    found = causes.deadlines(inside)
     own = found[found["which"] == causes.OWN].set_index("model")
     last = int(own.loc[after, "at"])
     n = int(own.loc[after, "n_items"])
@@ -206,9 +226,8 @@ def _layer(row: pd.Series) -> str:
     return f"{row['at']} [{row['low']}, {row['high']}]"
 
 
-def deadline_title(inside: pd.DataFrame) -> str:
+def deadline_title(found: pd.DataFrame) -> str:
     """A title: where the reading deadline goes when names are read later."""
-    found = causes.deadlines(inside)
     own = found[found["which"] == causes.OWN].set_index("model")["at"]
     before, after = (own[name] for name in BACKBONE_WORDS)
     return f"Made to read later, a backbone reads up to layer {after} instead of {before}"
@@ -239,11 +258,10 @@ def transplant_table(inside: pd.DataFrame, recall: int) -> pd.DataFrame:
         kinds = {
             "in time, where it stands": stays[stays["layer"] <= recall],
             "later, where it stands": stays[stays["layer"] > recall],
-            "from later layers, written early": entity[entity["source"] > recall],
+            "from later layers, written early": entity[
+                (entity["source"] > recall) & (entity["source"] > entity["layer"])
+            ],
         }
-        kinds["from later layers, written early"] = entity[
-            (entity["source"] > recall) & (entity["source"] > entity["layer"])
-        ]
         wrong = part[part["arm"] == "wrong entity"]
         rows[model] = {what: _best(frame) for what, frame in kinds.items()} | {
             "wrong picture: the right fact": counted(wrong["correct"].mean(), len(wrong)),

@@ -232,7 +232,7 @@ def model_verdicts(
     return pd.DataFrame(rows)
 
 
-def arrivals(found: pd.DataFrame) -> pd.DataFrame:
+def item_arrivals(found: pd.DataFrame) -> pd.DataFrame:
     """The layer at which each picture becomes like its name: ``model, seed, entity_id, arrives``.
 
     The first at which its name is found and is found at the next one too, so that one lucky hit
@@ -253,7 +253,7 @@ def item_verdicts(facts: pd.DataFrame, found: pd.DataFrame, written: pd.DataFram
     A fact that comes on most views has none to explain ("none"). Facts of entities whose likeness
     was not measured are left out.
     """
-    items = facts.merge(arrivals(found), on=[*MODEL, "entity_id"])
+    items = facts.merge(item_arrivals(found), on=[*MODEL, "entity_id"])
     curves = written.groupby([*MODEL, "layer"])["correct"].mean()
     recall = curves.groupby(MODEL).apply(lambda own: last_layer(own.droplevel(MODEL)))
     items = items.merge(recall.rename("recall").reset_index(), on=MODEL)
@@ -354,16 +354,20 @@ def facts_of(answers: pd.DataFrame, chosen_on: str, measured_on: Sequence[str]) 
     facts = answers[answers["question_id"].ne("") & ~answers["relation"].isin(NO_RECALL)]
     named = answers[answers["condition"].eq("identify") & answers["view"].eq(chosen_on)]
     shown = facts[facts["condition"].eq("by_picture") & facts["view"].isin(measured_on)]
-    shown = shown.assign(
-        missed=~shown["correct"].astype(bool),
-        own_name=shown["says_name"].astype(bool) & ~shown["correct"].astype(bool),
-    )
+    found = _over_views(shown)
     by = [*MODEL, "entity_id", "question_id"]
-    found = shown.groupby(by, sort=False)[["missed", "own_name"]].mean().reset_index()
     known = facts[facts["condition"].eq("by_name") & facts["correct"].astype(bool)]
     found = found.merge(known[by].drop_duplicates(), on=by)
     able = named.loc[named["correct"].astype(bool), [*MODEL, "entity_id"]].drop_duplicates()
     return found.merge(able, on=[*MODEL, "entity_id"])
+
+
+def _over_views(shown: pd.DataFrame) -> pd.DataFrame:
+    """Of each fact that was shown, on which share of its views it is missed, and named instead."""
+    missed = ~shown["correct"].astype(bool)
+    told = shown.assign(missed=missed, own_name=shown["says_name"].astype(bool) & missed)
+    by = [*MODEL, "entity_id", "question_id"]
+    return told.groupby(by, sort=False)[["missed", "own_name"]].mean().reset_index()
 
 
 def of_organisms(
@@ -409,13 +413,7 @@ def of_grafts(
     fitted map, at the best position (:func:`found_at_best_position`).
     """
     asked = controlled(answers[answers["format"] == "chat"])
-    shown = asked[asked["condition"] == "by_picture"]
-    shown = shown.assign(
-        missed=~shown["correct"].astype(bool),
-        own_name=shown["says_name"].astype(bool) & ~shown["correct"].astype(bool),
-    )
-    by = [*MODEL, "entity_id", "question_id"]
-    facts = shown.groupby(by, sort=False)[["missed", "own_name"]].mean().reset_index()
+    facts = _over_views(asked[asked["condition"] == "by_picture"])
     found = found_at_best_position(likeness[likeness["map"] == "none"])
     models = list(found[MODEL].drop_duplicates().itertuples(index=False, name=None))
     return facts, found, recall_of(internals[internals["task"] == "fact"], state, models)

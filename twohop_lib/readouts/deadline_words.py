@@ -81,16 +81,6 @@ def deadline_curves(
     return share_table(rows.assign(given=rows["follows"] == gives), "given", ["arrives", "layer"])
 
 
-def rarely_recalled(written: pd.DataFrame, state: int) -> str:
-    """A title: from which layer of arrival on less than half of what comes first is recalled."""
-    last, gone = around_half(recalled_by_layer(written, state))
-    if last is None:
-        return "The backbone recalls no entity that arrives"
-    if gone is None:
-        return "The backbone recalls entities that arrive at any layer"
-    return f"An entity that arrives at layer {gone} or later is rarely recalled"
-
-
 def half_gone(written: pd.DataFrame, state: int) -> Interval:
     """The layer of arrival at which half of the facts are gone, with its interval."""
     own = arriving(written)

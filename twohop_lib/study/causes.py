@@ -20,13 +20,10 @@ from tqdm import tqdm
 
 from twohop_lib import records
 from twohop_lib.benchmark import Benchmark, Question, heraldry, sources
-from twohop_lib.interventions.back_patch import back_patch
-from twohop_lib.interventions.deadlines import reading_deadline, recall_deadline
-from twohop_lib.interventions.mlp_patch import mlp_patch, sliding
+from twohop_lib.interventions import back_patch, deadlines, mlp_patch, transplant
 from twohop_lib.interventions.pairs import Pair, one_per_entity, pairs_for
 from twohop_lib.interventions.recorder import own_blocks
 from twohop_lib.interventions.splice import Engine
-from twohop_lib.interventions.transplant import transplant
 from twohop_lib.models.loading import Vlm, load_llm, load_vlm
 from twohop_lib.organisms import SHIPPED, cards, corpus
 from twohop_lib.organisms.grow import train_organism
@@ -37,8 +34,7 @@ from twohop_lib.organisms.recipes import (
     SEEDS,
     SET_BACKBONES,
 )
-from twohop_lib.readouts import states
-from twohop_lib.readouts.name_likeness import names_found_anywhere
+from twohop_lib.readouts import name_likeness, states
 from twohop_lib.runs import store
 from twohop_lib.runs.evaluate import evaluate
 from twohop_lib.scoring.matching import matches
@@ -59,6 +55,11 @@ STATES = (1, 2, 3, 4)
 WORDS = 5
 #: Layers before which no backbone has recalled yet: what comes later is written here.
 EARLY = (1, 2)
+#: The code that decides what is measured; the engine is held by the controls of every item.
+DECIDES = (
+    *(__file__, name_likeness.__file__, states.__file__),
+    *(m.__file__ for m in (back_patch, deadlines, mlp_patch, transplant)),
+)
 #: What is kept of the records.
 INSIDE = [
     *("model", "seed", "experiment", "task", "entity_id", "question_id", "donor_id"),
@@ -99,7 +100,7 @@ def unit(name: str, seed: int, cache: Path) -> dict[str, pd.DataFrame]:
     measured = ("inside",) if name in BACKBONES else ("answers", "inside", "likeness")
     key = {
         "weights": cards.weights_hash(folder / name),
-        "code": records.content_hash([Path(__file__)]),
+        "code": records.content_hash(map(Path, DECIDES)),
         "seed": seed,
     }
     work = cache / "measured"
@@ -251,9 +252,11 @@ def _inside(
     chosen, pairs = _asked(engine, benchmark)
     kept: dict[str, Any] = {"labels": labels, "max_new_tokens": WORDS}
     frames = [
-        back_patch(engine, chosen, [p.target for p in pairs], patched_back(engine), **kept),
-        transplant(engine, chosen, pairs, transplanted(backbone.n_blocks), **kept),
-        mlp_patch(engine, backbone, chosen, pairs, patches=sliding, **kept),
+        back_patch.back_patch(
+            engine, chosen, [p.target for p in pairs], patched_back(engine), **kept
+        ),
+        transplant.transplant(engine, chosen, pairs, transplanted(backbone.n_blocks), **kept),
+        mlp_patch.mlp_patch(engine, backbone, chosen, pairs, patches=mlp_patch.sliding, **kept),
     ]
     return _kept(frames)
 
@@ -283,8 +286,8 @@ def _backbone(llm: Any, benchmark: Benchmark, labels: dict[str, Any]) -> pd.Data
     kept: dict[str, Any] = {"labels": labels, "max_new_tokens": WORDS}
     return _kept(
         [
-            recall_deadline(backbone, chosen, pairs, STATES, **kept),
-            reading_deadline(backbone, chosen, pairs, **kept),
+            deadlines.recall_deadline(backbone, chosen, pairs, STATES, **kept),
+            deadlines.reading_deadline(backbone, chosen, pairs, **kept),
         ]
     )
 
@@ -300,7 +303,7 @@ def _likeness(
     names = states.name_states(backbone, houses)[:, 1:]
     ids, split = [q.entity_id for q in houses], {q.entity_id: q.split for q in houses}
     frames = [
-        names_found_anywhere(images, names, ids, mixed).assign(shuffled=mixed)
+        name_likeness.names_found_anywhere(images, names, ids, mixed).assign(shuffled=mixed)
         for mixed in (False, True)
     ]
     found = pd.concat(frames, ignore_index=True)

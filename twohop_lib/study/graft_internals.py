@@ -30,7 +30,16 @@ from twohop_lib.models.loading import load_llm, load_vlm
 from twohop_lib.readouts import name_likeness, states
 from twohop_lib.readouts.selection import halves
 from twohop_lib.runs import store
-from twohop_lib.study.grafts import COMMAND, WORDING, each, in_order, measured, sample
+from twohop_lib.study.grafts import (
+    COMMAND,
+    WORDING,
+    Frames,
+    alone,
+    each,
+    in_order,
+    measured,
+    sample,
+)
 
 DTYPE = "bfloat16"
 #: Facts that are patched in each graft of each seed, and those of the deadlines.
@@ -79,9 +88,9 @@ def run_internals(
     records.write(answers, out / "internals.parquet", meta)
 
 
-def _inside(name: str, seed: int, llm: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _inside(name: str, seed: int, llm: str | Path) -> Frames:
     """Records of the patches and of the name-likeness of one graft."""
-    folder, study = grow(name, seed, llm, progress=False), Internals.opened()
+    folder, study = grow(name, seed, llm, progress=alone()), Internals.opened()
     labels = {"model": name, "seed": seed}
     return study.patches(folder, labels), study.likeness(folder, labels)
 

@@ -346,14 +346,19 @@ def run_study(
         records.write_frame(in_order(training), out / "training.parquet", meta)
 
 
-def _grown(name: str, seed: int, llm: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _grown(name: str, seed: int, llm: str | Path) -> Frames:
     """Answer records of one graft, grown if need be, and the log of its training."""
-    folder = grow(name, seed, llm, progress=False)
+    folder = grow(name, seed, llm, progress=alone())
     kept = grafts_folder() / "measured"
     made = measured(folder, training_benchmark("flags"), {"model": name, "seed": seed}, kept)
     write_card(folder, make_card(folder, made))
     rows = json.loads((folder / TRAINING).read_text())["rows"]
     return made, pd.DataFrame(rows).assign(model=name, seed=seed)
+
+
+def alone() -> bool:
+    """Whether no other graft is worked on beside this one: then its progress can be shown."""
+    return multiprocessing.parent_process() is None
 
 
 def each(
