@@ -113,6 +113,17 @@ def faults(page: BeautifulSoup) -> list[str]:
     return found
 
 
+def markup_shown(page: BeautifulSoup) -> list[str]:
+    """Prose in which a reader sees marks that were meant for Markdown: glued values are texts."""
+    prose = BeautifulSoup(str(page), "html.parser")
+    for tag in prose(["code", "pre", "script", "style", "table"]):
+        tag.decompose()
+    for tag in prose(class_="math"):
+        tag.decompose()
+    marks = re.compile(r"\*\*|`|(?<!\w)\*\w[^*]*\*(?!\w)")
+    return [tag.get_text() for tag in prose(["p", "li"]) if marks.search(tag.get_text())]
+
+
 def test_columns_of_texts_are_marked_and_numbers_are_not():
     page = (
         "<table><thead><tr><th></th><th colspan='2'>both</th></tr>"
@@ -341,6 +352,11 @@ def test_faults_are_found(broken, told):
     assert any(told in fault for fault in faults(BeautifulSoup(broken, "html.parser")))
 
 
+def test_markup_that_a_reader_would_see_is_found():
+    page = "<p>a **b**</p><p>an *it* is</p><ul><li>`c`</li></ul><p>2 * 3 <code>**x**</code></p>"
+    assert markup_shown(BeautifulSoup(page, "html.parser")) == ["a **b**", "an *it* is", "`c`"]
+
+
 def test_a_figure_s_name_is_of_one_chapter_alone_and_quoted_values_are_glued():
     names: dict[str, str] = {}
     for chapter in sorted((build.ROOT / "chapters").glob("*.py")):
@@ -358,6 +374,7 @@ def test_no_page_of_the_book_itself_has_a_fault():
         pytest.skip("the book is not built: make book")
     pages = sorted(html.rglob("*.html"))
     assert {str(p): faults(parsed(p)) for p in pages if faults(parsed(p))} == {}
+    assert {str(p): markup_shown(parsed(p)) for p in pages if markup_shown(parsed(p))} == {}
     for chapter in build.chapters(ROOT):
         executed = nbformat.read(ROOT / "_build" / "executed" / f"{chapter.stem}.ipynb", 4)
         outputs = [o for cell in executed.cells for o in cell.get("outputs", ())]

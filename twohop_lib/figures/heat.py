@@ -108,7 +108,9 @@ def confusion(frame: pd.DataFrame, title: str) -> AnyChart:
         "share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None, title="Share of row"
     )
     y = alt.Y("planted:N", sort=planted, title="Planted")
-    x = alt.X("found:N", sort=order, title="Found", axis=alt.Axis(labelAngle=0))
+    x = alt.X(
+        "found:N", sort=order, title="Found", axis=alt.Axis(labelAngle=-30, labelOverlap=False)
+    )
     base = alt.Chart(rows).encode(x=x, y=y)
     cells = base.mark_rect(stroke="#FFFFFF").encode(
         color=colour, tooltip=["planted:N", "found:N", "n:Q", "of:Q"]

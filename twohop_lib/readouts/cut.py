@@ -37,7 +37,7 @@ def cut_sentence(answers: pd.DataFrame, what: str = "answers") -> str:
         return f"The budget of new tokens cut off {lost or 'none'} of {n} {what}."
     listed = [f"{row.cut} of {row.n} in {row.condition} ({row.model})" for row in told.itertuples()]
     return (
-        f"**Some {what} were cut off by the budget of new tokens before they ended, and may be "
-        f"scored as wrong for that alone: {', '.join(listed)}.** Raise `max_new_tokens`, or ask "
-        "for short answers (`instruction`)."
+        f"Some {what} were cut off by the budget of new tokens before they ended, and may be "
+        f"scored as wrong for that alone: {', '.join(listed)}. Raise max_new_tokens, or ask for "
+        "short answers (instruction)."
     )

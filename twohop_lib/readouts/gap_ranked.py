@@ -126,7 +126,7 @@ def move_sentence(both: pd.DataFrame, arms: tuple[str, str] = ("by_name", "by_pi
     most = moved.loc[moved["value"].abs().idxmax()]
     apart = f"at most {100 * abs(most['value']):.1f} points apart"
     return (
-        "Whether an accepted answer is *likelier* than every other of its relation gives the same "
+        "Whether an accepted answer is likelier than every other of its relation gives the same "
         f"gap{'s' * (len(moved) > 1)} ({apart})."
     )
 
